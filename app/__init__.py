@@ -1,0 +1,1 @@
+"""The application. Replace it with yours."""

@@ -1,0 +1,84 @@
+"""Gunicorn's configuration: our settings under Gunicorn's names, and the server hooks.
+
+    gunicorn -c docker/gunicorn_conf.py app.main:app    serves, with nothing else installed or set
+    python docker/gunicorn_conf.py                      prints the settings in force as one JSON object
+
+Settings are documented in docs/settings.md; hooks of your own belong into app/hooks.py.
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from server import check, effective, hooks  # noqa: E402 - found by the line above
+from server.capacity import worker_count  # noqa: E402
+from server.hooks import WORKER_ENV, get_worker_id  # noqa: E402, F401 - names of the seed, for the user's hooks
+from server.log import Logger  # noqa: E402
+from server.settings import Settings  # noqa: E402
+from server.worker import Worker  # noqa: E402
+
+
+def _refuse(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+    if lines:
+        sys.exit(check.REFUSED)
+
+
+_refuse(check.problems(os.environ))
+settings = Settings()
+Worker.settings = settings
+Logger.json_lines = settings.log_format == "json"
+
+wsgi_app = settings.app_module
+worker_class = "server.worker.Worker"
+logger_class = "server.log.Logger"
+
+workers = worker_count(settings).count
+bind = settings.address
+backlog = settings.backlog
+loglevel = settings.log_level
+accesslog = settings.access_log or None
+errorlog = settings.error_log or None
+timeout = settings.timeout
+graceful_timeout = settings.graceful_timeout
+keepalive = settings.keep_alive
+max_requests = settings.max_requests
+max_requests_jitter = settings.max_requests_jitter
+forwarded_allow_ips = settings.trusted_peers
+
+# Heartbeat files: memory, because a disk that blocks would look like a worker that hangs.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+# It would open under $HOME, which a read-only container does not have.
+control_socket_disable = True
+
+
+def _users_hooks() -> object:
+    """Import the `hooks` module beside the application's, if there is one."""
+    package = settings.app_module.partition(":")[0].rpartition(".")[0]
+    name = f"{package}.hooks" if package else "hooks"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (name, package):
+            _refuse([check.import_failure(name, error)])
+    except Exception as error:  # noqa: BLE001 - it is the user's module
+        _refuse([check.import_failure(name, error)])
+    return None
+
+
+sys.path.insert(0, os.getcwd())  # as Gunicorn does before it imports the application
+globals().update(hooks.with_users_own(_users_hooks()))
+
+
+if __name__ == "__main__":
+    from gunicorn.config import Config
+
+    cfg = Config()
+    for key in cfg.settings.keys() & globals().keys():
+        cfg.set(key, globals()[key])
+    print(json.dumps(effective.as_dict(effective.with_command_line(cfg), settings)))

@@ -1,0 +1,1 @@
+"""What Gunicorn needs to serve an ASGI application: settings, capacity, worker and hooks."""

@@ -1,0 +1,203 @@
+"""Finds every fault in the settings at once and says each in one line: variable, value, what is allowed.
+
+Run as a program (`python -m server.check`) it checks the environment it runs in, the application's import
+and the address to listen on included, and exits with 2 where something is wrong.
+"""
+
+import contextlib
+import difflib
+import importlib
+import os
+import socket
+import stat
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from server.capacity import worker_count, workers_that_fit
+from server.cgroup import Cgroup
+from server.settings import Settings, allowed, parse_duration, parse_size
+
+REFUSED = 2  # exit status for settings that are refused
+NAMES = {field.upper(): info for field, info in Settings.model_fields.items()}
+
+
+def problems(environ: Mapping[str, str]) -> list[str]:
+    """Check everything that can be told from the values alone; one line for each fault.
+
+    `environ` must contain the process's own environment, see `Settings.from_environ`.
+    """
+    found = [*_misspelt(environ), *_stray_characters(environ)]
+    reported = {line.partition("=")[0] for line in found}
+    try:
+        settings = Settings.from_environ(environ)
+    except ValidationError as error:
+        bad = {str(item["loc"][0]).upper(): item for item in error.errors()}
+        for name, item in bad.items():
+            if name not in reported:
+                complaint = item.get("ctx", {}).get("error") or _PLAIN.get(item["type"], "not allowed")
+                found.append(f"{name}={environ.get(name, '')}: {complaint}; allowed: {allowed(NAMES[name])}")
+        # The relations between the others are worth checking all the same.
+        good = {name: value for name, value in environ.items() if name not in bad}
+        with contextlib.suppress(ValidationError), _without(bad):
+            settings = Settings.from_environ(good)
+            found += [line for line in _contradictions(settings) if not _mentions(line, bad)]
+        return found
+    return found + list(_contradictions(settings))
+
+
+def import_problem(app_module: str) -> str | None:
+    """Import the application in this process; None, or the one line that says why it cannot be."""
+    from gunicorn.util import import_app  # noqa: PLC0415 - only the container's check needs Gunicorn here
+
+    try:
+        import_app(app_module)
+    except Exception as error:  # noqa: BLE001 - an application may raise anything when it is imported
+        return import_failure(app_module, error)
+    return None
+
+
+def import_failure(app_module: str, error: Exception) -> str:
+    """Say in one line why the application could not be imported, and where."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_application(frame.filename)]
+    where = f" ({os.path.relpath(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    reason = str(error).replace("\n", " ") or "no message"
+    return f"APP_MODULE={app_module}: cannot be imported: {type(error).__name__}: {reason}{where}"
+
+
+def bind_problem(address: str) -> str | None:
+    """Try to listen on `address` (`host:port` or `unix:/path`); None, or the line that says why not."""
+    try:
+        if address.startswith("unix:"):
+            _try_unix(Path(address.removeprefix("unix:")))
+        else:
+            host, _, port = address.rpartition(":")
+            _try_tcp(host.strip("[]"), int(port))
+    except OSError as error:
+        return f"BIND={address}: cannot listen there: {error.strerror or error}; allowed: a free address of this machine"
+    return None
+
+
+def memory_problem(workers: int, worker_memory: str, limit: int | None) -> str | None:
+    """Tell whether `workers` fit into `limit` bytes; None, or the line that says how many would."""
+    if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
+        return None
+    return (
+        f"MAX_WORKERS={workers}: more than the memory limit of {limit >> 20} MiB holds at "
+        f"WORKER_MEMORY={worker_memory}; allowed: at most {fit}, or a higher MEMORY_LIMIT"
+    )
+
+
+_PLAIN = {
+    "int_parsing": "not a whole number",
+    "greater_than_equal": "too small",
+    "less_than_equal": "too large",
+    "bool_parsing": "neither true nor false",
+    "literal_error": "no such choice",
+}
+
+
+def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environ.items():
+        # One letter more or less than one of ours, and long enough that this is no accident.
+        if name in NAMES or len(name) < 6 or not name.isupper():
+            continue
+        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87)
+        if close:
+            yield f"{name}={value}: no such setting; did you mean {close[0]}?"
+
+
+def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
+    for name in NAMES:
+        value = environ.get(name, "")
+        if value != value.strip():
+            what = "a carriage return (a file with Windows line ends?)" if "\r" in value else "space around it"
+            yield f"{name}={value.strip()}: has {what}; allowed: the bare value"
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    s = settings
+    if s.request_timeout < 1:
+        least = int(s.drain) + 2
+        yield (
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
+            f"allowed: at least {least}"
+        )
+    if parse_duration(s.stop_grace_period) < s.graceful_timeout + 5:
+        yield (
+            f"STOP_GRACE_PERIOD={s.stop_grace_period}: Docker would kill the app before "
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout} is over; allowed: at least {s.graceful_timeout + 5}s"
+        )
+    if s.max_requests_jitter and not s.max_requests:
+        yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"
+    if s.rate_limit_burst is not None and not s.rate_limit:
+        yield f"RATE_LIMIT_BURST={s.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
+    workers = s.max_workers or s.web_concurrency
+    if workers and (limit := parse_size(s.memory_limit)) and (line := memory_problem(workers, s.worker_memory, limit)):
+        yield line
+
+
+def _mentions(line: str, names: Mapping[str, object]) -> bool:
+    return any(f"{name}=" in line for name in names)
+
+
+@contextlib.contextmanager
+def _without(names: Mapping[str, object]) -> Iterator[None]:
+    """Take `names` out of the process's environment for a moment: pydantic-settings reads it too."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _is_application(filename: str) -> bool:
+    return "site-packages" not in filename and not filename.startswith(("<", sys.base_prefix)) and (
+        Path(filename).parent != Path(__file__).parent
+    )
+
+
+def _try_unix(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise FileExistsError(17, f"{path} is there and is no socket")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, f"no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(13, f"no permission to write to {path.parent}")
+
+
+def _try_tcp(host: str, port: int) -> None:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def main() -> None:
+    """Check the environment this process runs in, as the container's own start would."""
+    found = problems(os.environ)
+    if not found:
+        settings = Settings()
+        cgroup = Cgroup.of()
+        count = worker_count(settings, cgroup)
+        sys.path.insert(0, os.getcwd())
+        importlib.invalidate_caches()
+        checks = [
+            memory_problem(count.count, settings.worker_memory, cgroup.memory_limit()),
+            bind_problem(settings.address),
+            import_problem(settings.app_module),
+        ]
+        found = [line for line in checks if line]
+    for line in found:
+        print(line, file=sys.stderr)
+    if found:
+        sys.exit(REFUSED)
+    print(f"settings ok: {count.count} workers ({count.reason}), {settings.app_module} on {settings.address}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The state of every worker in memory that all processes share, so that one can wait for another."""
+
+import enum
+import mmap
+
+
+class State(enum.IntEnum):
+    """What the worker in a slot does."""
+
+    FREE = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+class Scoreboard:
+    """One byte of shared memory a slot; slots count from 1 and are reused, lowest first.
+
+    Made before the first fork, so that arbiter and workers see the same memory. A byte is written
+    whole, and each by one process at a time: no lock.
+    """
+
+    # 1,024 workers at most, twice as many while a reload replaces them.
+    SLOTS = 2048
+
+    def __init__(self) -> None:
+        self._states = mmap.mmap(-1, self.SLOTS + 1)  # byte 0: has any worker ever been ready?
+
+    def take(self) -> int:
+        """Mark the lowest free slot as starting and give its number; RuntimeError when none is free."""
+        for slot in range(1, self.SLOTS + 1):
+            if self._states[slot] == State.FREE:
+                self._states[slot] = State.STARTING
+                return slot
+        raise RuntimeError(f"all {self.SLOTS} worker slots are taken")
+
+    def set(self, slot: int, state: State) -> None:
+        """Change what the worker in `slot` does."""
+        self._states[slot] = state
+        if state is State.READY:
+            self._states[0] = True
+
+    def any(self, state: State) -> bool:
+        """Tell whether some worker is in `state` now."""
+        return self._states.find(bytes([state]), 1) != -1
+
+    @property
+    def has_served(self) -> bool:
+        """Whether some worker has ever been ready."""
+        return bool(self._states[0])

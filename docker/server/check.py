@@ -25,10 +25,11 @@ REFUSED = 2  # exit status for settings that are refused
 NAMES = {field.upper(): info for field, info in Settings.model_fields.items()}
 
 
-def problems(environ: Mapping[str, str]) -> list[str]:
+def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
     """Check everything that can be told from the values alone; one line for each fault.
 
-    `environ` must contain the process's own environment, see `Settings.from_environ`.
+    `environ` must contain the process's own environment, see `Settings.from_environ`. With `compose` the
+    limits of the Compose stack are in force, their defaults too; a bare Gunicorn has only those that are set.
     """
     found = [*_misspelt(environ), *_stray_characters(environ)]
     reported = {line.partition("=")[0] for line in found}
@@ -44,9 +45,9 @@ def problems(environ: Mapping[str, str]) -> list[str]:
         good = {name: value for name, value in environ.items() if name not in bad}
         with contextlib.suppress(ValidationError), _without(bad):
             settings = Settings.from_environ(good)
-            found += [line for line in _contradictions(settings) if not _mentions(line, bad)]
+            found += [line for line in _contradictions(settings, compose) if not _mentions(line, bad)]
         return found
-    return found + list(_contradictions(settings))
+    return found + list(_contradictions(settings, compose))
 
 
 def import_problem(app_module: str) -> str | None:
@@ -118,15 +119,16 @@ def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}={value.strip()}: has {what}; allowed: the bare value"
 
 
-def _contradictions(settings: Settings) -> Iterator[str]:
+def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
     s = settings
+    in_force = set(Settings.model_fields) if compose else s.model_fields_set
     if s.request_timeout < 1:
         least = int(s.drain) + 2
         yield (
             f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
             f"allowed: at least {least}"
         )
-    if parse_duration(s.stop_grace_period) < s.graceful_timeout + 5:
+    if "stop_grace_period" in in_force and parse_duration(s.stop_grace_period) < s.graceful_timeout + 5:
         yield (
             f"STOP_GRACE_PERIOD={s.stop_grace_period}: Docker would kill the app before "
             f"GRACEFUL_TIMEOUT={s.graceful_timeout} is over; allowed: at least {s.graceful_timeout + 5}s"
@@ -136,7 +138,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if s.rate_limit_burst is not None and not s.rate_limit:
         yield f"RATE_LIMIT_BURST={s.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
     workers = s.max_workers or s.web_concurrency
-    if workers and (limit := parse_size(s.memory_limit)) and (line := memory_problem(workers, s.worker_memory, limit)):
+    limit = parse_size(s.memory_limit) if "memory_limit" in in_force else 0
+    if workers and limit and (line := memory_problem(workers, s.worker_memory, limit)):
         yield line
 
 
@@ -178,8 +181,8 @@ def _try_tcp(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Check the environment this process runs in, as the container's own start would."""
-    found = problems(os.environ)
+    """Check the environment this process runs in; `--compose` where it is a container of the stack."""
+    found = problems(os.environ, compose="--compose" in sys.argv[1:])
     if not found:
         settings = Settings()
         cgroup = Cgroup.of()

@@ -84,7 +84,7 @@ class Server(UvicornServer):
         for server in self.servers:
             server.close()
         await self._until_idle_connections_are_gone()
-        await super().shutdown(sockets)
+        await super().shutdown()  # the sockets are closed already
         heartbeat.cancel()
 
     async def _heartbeat(self) -> None:

@@ -1,0 +1,81 @@
+"""Gathers what the runtime image is made of: Python, the libraries it links and the virtual environment.
+
+    python3 docker/rootfs.py DESTINATION VENV
+
+Runs in the build stage, on the official Python image (Python below /usr/local, shared libpython) and on
+the Debian stand-in (below /usr) alike, which is why it asks the interpreter and ldd instead of knowing.
+No shell, no package manager, no compiler, no pip comes along.
+"""
+
+import compileall
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+# Parts of the standard library that no server needs: tests, desktop, terminal, installers, build files.
+UNNEEDED = shutil.ignore_patterns(
+    "__pycache__", "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "venv", "pydoc_data",
+    "config-*", "site-packages", "dist-packages", "EXTERNALLY-MANAGED", "*.a", "_test*.so", "_ctypes_test*.so",
+    "xxlimited*.so", "_tkinter*.so", "_curses*.so", "_dbm*.so", "readline*.so",
+)  # fmt: skip
+INSTALLERS = shutil.ignore_patterns("__pycache__", "pip", "pip-*")
+FILES = ("/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt")
+PASSWD = "root:x:0:0:root:/:/none\napp:x:10001:10001:app:/tmp:/none\n"
+
+
+def copy(path: Path, root: Path, ignore: Any = None) -> None:
+    """Copy a file or a tree to the same place below `root`, links resolved."""
+    target = root / path.relative_to("/")
+    if path.is_dir():
+        shutil.copytree(path, target, ignore=ignore, dirs_exist_ok=True)
+    elif path.exists() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+
+
+def libraries(root: Path) -> set[Path]:
+    """Give the shared libraries that the programs and modules below `root` link, the loader included."""
+    listing = subprocess.run(["ldd", *binaries(root)], capture_output=True, text=True, check=False).stdout
+    return {Path(found) for found in re.findall(r"(/\S+) \(0x", listing) if not found.startswith(str(root))}
+
+
+def binaries(root: Path) -> list[Path]:
+    """Give the ELF files below `root`."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path for path in files if path.read_bytes()[:4] == b"\x7fELF"]
+
+
+def main(root: Path, venv: Path) -> None:
+    """Fill `root`."""
+    interpreter = Path(sys.executable).resolve()
+    copy(interpreter, root)
+    copy(Path(sysconfig.get_path("stdlib")), root, UNNEEDED)
+    copy(venv / "lib", root, INSTALLERS)
+    copy(venv / "pyvenv.cfg", root)
+    bin_folder = root / venv.relative_to("/") / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "python3").symlink_to(interpreter)
+    for library in libraries(root):
+        copy(library, root)
+    subprocess.run(["strip", "--strip-unneeded", *binaries(root)], check=True)
+    for file in FILES:
+        copy(Path(file), root)
+    (root / "etc/passwd").write_text(PASSWD)
+    for folder in ("tmp", "run/app", "srv", "dev", "proc", "sys"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    os.chmod(root / "tmp", 0o1777)  # noqa: S103 - as everywhere
+    os.chmod(root / "run/app", 0o1777)  # noqa: S103 - any UID may run the image
+    # Unchecked: the files in an image do not change, so nobody needs to compare them with their source.
+    compileall.compile_dir(
+        root, quiet=1, workers=0, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,37 @@
+"""Asks the server in this container whether it accepts work; exit status 0 or 1.
+
+Runs every few seconds for as long as the container lives: nothing but built-in modules, so that it costs
+a few milliseconds. An application without `/readyz` counts as ready when it answers at all.
+"""
+
+import os
+import socket
+import sys
+
+TIMEOUT = 4  # s; below the 5 s after which Docker gives up
+
+
+def status(address: str) -> int:
+    """Give the HTTP status of `GET /readyz` at `address` (`host:port` or `unix:/path`); OSError if none."""
+    if address.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(TIMEOUT)
+        connection.connect(address.removeprefix("unix:").replace("{hostname}", socket.gethostname()))
+    else:
+        host, _, port = address.rpartition(":")
+        # "Any address" is not one to connect to.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
+        connection = socket.create_connection((host, int(port)), TIMEOUT)
+    with connection:
+        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        line = connection.recv(64).split(b" ")
+    return int(line[1]) if len(line) > 1 else 0
+
+
+if __name__ == "__main__":
+    environ = os.environ
+    bind = environ.get("BIND") or f"{environ.get('HOST') or '0.0.0.0'}:{environ.get('PORT') or '8080'}"  # noqa: S104
+    try:
+        sys.exit(0 if status(bind) in (200, 404) else 1)
+    except OSError as error:
+        sys.exit(f"{bind}: {error}")

@@ -32,6 +32,7 @@ bootstrap() {
 PATHS='ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 build_python() {
+    # binutils (14 MB): `strip` for the build stage, which elsewhere installs it from the network.
     bootstrap python python3,python3-venv,python-is-python3,ca-certificates,binutils
     docker import --change "$PATHS" --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' \
         "$tmp/python.tar" "$1"
@@ -67,7 +68,6 @@ need_debian_root
 docker version >/dev/null 2>&1 || die "no Docker Engine answers: start one with docker/engine.sh"
 find_mirror
 install_missing mmdebstrap
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
+scratch "${TMPDIR:-/tmp}/debian-images.XXXXXX"
 [ $# -gt 0 ] || set -- python nginx
 for name; do image "$name"; done

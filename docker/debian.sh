@@ -12,10 +12,17 @@ die() { say "$*" >&2; exit 2; }
 need_debian_root() {
     # shellcheck source=/dev/null
     release=$(. /etc/os-release 2>/dev/null && echo "$ID ${VERSION_ID:-99}") || release='unknown 0'
-    [ "${release% *}" = debian ] || die "this is '${release% *}', not Debian: install Docker your system's way"
+    [ "${release% *}" = debian ] || die "this is '${release% *}', not Debian: do it your system's way"
     [ "${release#* }" -ge 12 ] || die "this is Debian ${release#* }: Debian 12 or newer is needed"
     [ "$(id -u)" = 0 ] || die "not root (uid $(id -u)): run it again as root"
     [ -r "$KEYRING" ] || die "no $KEYRING to verify packages with: apt-get install debian-archive-keyring"
+}
+
+# scratch TEMPLATE: sets tmp, a folder that is gone when the script ends, however it ends.
+scratch() {
+    tmp=$(mktemp -d "$1")
+    trap 'rm -rf "$tmp"' EXIT
+    trap 'exit 2' INT TERM
 }
 
 # Prints the address of the Debian archive in this machine's own apt sources, so that none is written here.
@@ -40,13 +47,13 @@ find_mirror() {
 install_missing() {
     missing=
     for package; do
-        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=unknown
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=none
         [ "$status" = installed ] || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
     say "installing$missing (apt-get update, apt-get install)"
     apt-get -qq update >&2 || true # as above
     # shellcheck disable=SC2086 # a word a package
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >/dev/null </dev/null ||
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >/dev/null ||
         die "apt-get could not install$missing: see above"
 }

@@ -27,8 +27,8 @@ answers() { docker version >/dev/null 2>&1; }
 has_plugin() { docker "$1" version >/dev/null 2>&1; }
 passed() { [ "$(date +%s)" -ge "$1" ]; }
 
-# runs PIDFILE PATTERN: is that process alive, and a program of that path? After a reboot or a SIGKILL the file
-# is still there and the number in it can be anybody's. Sets pid.
+# runs PIDFILE PATTERN: is that process alive, and a program of that path? After a reboot or a SIGKILL the
+# file is still there and the number in it can be anybody's. Sets pid.
 runs() {
     pid=$(cat "$1" 2>/dev/null) || return 1
     # shellcheck disable=SC2254 # a pattern
@@ -39,11 +39,11 @@ runs() {
 unpack() {
     find_mirror
     say "downloading the engine (85 MB) from Debian $SUITE, unpacking it to $ENGINE (430 MB)"
-    tmp=$(mktemp -d)
-    trap 'rm -rf "$tmp"' EXIT
+    mkdir -p "${ENGINE%/*}"
+    scratch "$ENGINE.XXXXXX" # not /tmp, which can be small, or memory
     mkdir "$tmp/lists" "$tmp/cache" "$tmp/sources" "$tmp/root"
     echo "deb [signed-by=$KEYRING] $MIRROR $SUITE main" >"$tmp/sources/engine.list"
-    # On top of the machine's own configuration (a proxy, say). An archive's snapshot has an expired Release file.
+    # On top of the machine's own configuration (a proxy, say). A snapshot's Release file has expired.
     cat >"$tmp/apt.conf" <<EOF
 Dir::Etc::SourceList "/dev/null";
 Dir::Etc::SourceParts "$tmp/sources";
@@ -61,7 +61,7 @@ EOF
     for package in "$tmp"/*.deb; do dpkg -x "$package" "$tmp/root"; done
     ln -sf /usr/bin/tini-static "$tmp/root/usr/bin/docker-init" # for `docker run --init`
     rm -rf "$ENGINE"
-    mv "$tmp/root" "$ENGINE" # only ever whole
+    mv "$tmp/root" "$ENGINE" # there only when whole
 }
 
 install_engine() {
@@ -108,7 +108,7 @@ stop_engine() {
     say "stopping dockerd (pid $pid) and its containers"
     kill "$pid"
     end=$(($(date +%s) + DEADLINE))
-    while kill -0 "$pid" 2>/dev/null; do
+    while runs "$DOCKERD_PID" "$ENGINE/usr/sbin/dockerd"; do
         ! passed "$end" || die "dockerd (pid $pid) still runs after $DEADLINE s: see $LOG"
         sleep 0.2
     done
@@ -132,8 +132,8 @@ if answers && has_plugin compose && has_plugin buildx; then
 fi
 need_debian_root
 if ! answers; then
-    [ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST does not answer: unset it to have an engine here"
-    ! command -v dockerd >/dev/null || die "$(command -v dockerd) is installed but not running: start that one"
+    [ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST=$DOCKER_HOST does not answer: unset it for one here"
+    ! command -v dockerd >/dev/null || die "$(command -v dockerd) is installed but does not run: start it"
 fi
 install_engine
 answers || start_engine

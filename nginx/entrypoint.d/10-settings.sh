@@ -1,0 +1,61 @@
+# shellcheck shell=sh
+# Step 1: defaults and checks. All faults are named, one line each; then exit 2, so that nothing starts halfway.
+# The settings' reference is docs/settings.md; bounds and defaults are those of docker/server/settings.py.
+
+: "${NGINX_RUN_DIR:=/tmp/nginx}" # everything nginx writes: rendered files, sockets, temporary bodies, pid
+: "${NGINX_LISTEN:=8080}"        # port or address:port; where that is published is Compose's affair
+: "${APP_HOST:=app}"             # the app's name where BIND is host:port; its sockets need none
+[ -n "${BIND:-}" ] || BIND='unix:/run/app/{hostname}.sock'
+: "${KEEP_ALIVE:=5}" "${GRACEFUL_TIMEOUT:=120}" "${LOG_LEVEL:=info}" "${SERVER_NAME:=}"
+: "${CLIENT_MAX_BODY_SIZE:=10m}" "${CONNECTION_LIMIT:=512}" "${RATE_LIMIT:=0}" "${RATE_LIMIT_BURST:=}"
+
+FAULTS=0
+
+fault() { # NAME WHAT-IS-ALLOWED
+    eval "VALUE=\$$1"
+    # Control characters, such as the carriage return of an edited file, become visible instead of acting.
+    say "$1=$(printf %s "$VALUE" | tr '\000-\037' '?'): must be $2"
+    FAULTS=$((FAULTS + 1))
+}
+
+whole() { # NAME LEAST MOST
+    eval "VALUE=\$$1"
+    case $VALUE in
+        '' | *[!0-9]* | 0?* | ????????*) ;; # 010 would be octal below
+        *) if [ "$VALUE" -ge "$2" ] && [ "$VALUE" -le "$3" ]; then return; fi ;;
+    esac
+    fault "$1" "a whole number from $2 to $3"
+}
+
+whole KEEP_ALIVE 0 600
+whole GRACEFUL_TIMEOUT 1 3600
+whole CONNECTION_LIMIT 0 65535
+whole RATE_LIMIT 0 1000000
+[ -z "$RATE_LIMIT_BURST" ] || whole RATE_LIMIT_BURST 0 1000000
+
+case $LOG_LEVEL in
+    debug | info | warning | error | critical) ;;
+    *) fault LOG_LEVEL "debug, info, warning, error or critical" ;;
+esac
+
+case $CLIENT_MAX_BODY_SIZE in
+    *[!0-9kKmMgG]* | *[!0-9]?* | [!0-9]*) fault CLIENT_MAX_BODY_SIZE "a size like 512k, 10m or 1g" ;;
+esac
+
+case $SERVER_NAME in
+    *[!A-Za-z0-9.*\ -]*) fault SERVER_NAME "host names separated by spaces" ;;
+esac
+
+case $BIND in
+    unix:/*[!A-Za-z0-9._/{}-]* | unix:/*.sock/*) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
+    unix:/*.sock) ;;
+    unix:* | *[!A-Za-z0-9._:\[\]-]* | *:*[!0-9]) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
+    ?*:[1-9]*) ;;
+    *) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
+esac
+
+for TOOL in nginx envsubst curl; do
+    command -v "$TOOL" >/dev/null || { say "the program $TOOL is missing; install it"; FAULTS=$((FAULTS + 1)); }
+done
+
+[ "$FAULTS" = 0 ] || exit 2

@@ -1,0 +1,77 @@
+# shellcheck shell=sh
+# Step 2: what follows from the settings, the machine and the nginx binary at hand, so that nobody is asked twice.
+
+mkdir -p "$NGINX_RUN_DIR/slots" "$NGINX_RUN_DIR/temp" "$NGINX_RUN_DIR/conf.d"
+rm -f "$NGINX_RUN_DIR"/*.sock "$NGINX_RUN_DIR"/conf.d/* # of an earlier run: nginx cannot bind over a socket file
+
+# --- Timers. Each inequality is proved in docs/operations.md.
+# ms. nginx must drop an idle connection before the app does (KEEP_ALIVE), or it may send a POST into a closing one.
+UPSTREAM_KEEPALIVE=$((KEEP_ALIVE * 600))
+[ "$UPSTREAM_KEEPALIVE" -le 3000 ] || UPSTREAM_KEEPALIVE=3000
+# KEEP_ALIVE=0: the app closes after each answer, so nothing may be kept. One request a connection says that in
+# every version of nginx (`keepalive 0` does not).
+UPSTREAM_REQUESTS=1000
+[ "$KEEP_ALIVE" != 0 ] || { UPSTREAM_REQUESTS=1 UPSTREAM_KEEPALIVE=1; }
+# s. Not longer than a stopping worker waits for a running request: GRACEFUL_TIMEOUT less its drain (at most 4 s),
+# less 1 s to exit, less 1 s of margin.
+READ_TIMEOUT=$((GRACEFUL_TIMEOUT - 6))
+[ "$READ_TIMEOUT" -ge 1 ] || READ_TIMEOUT=1
+
+# --- Capacity.
+# CPUs we may use: affinity, and the container's quota (cgroup v2, then v1), which `worker_processes auto` ignores.
+CPUS=$(nproc)
+if read -r QUOTA PERIOD 2>/dev/null </sys/fs/cgroup/cpu.max; then :
+elif read -r QUOTA 2>/dev/null </sys/fs/cgroup/cpu/cpu.cfs_quota_us; then
+    read -r PERIOD </sys/fs/cgroup/cpu/cpu.cfs_period_us
+fi
+case ${QUOTA:-max} in
+    max | -*) ;;
+    *) QUOTA=$(((QUOTA + PERIOD - 1) / PERIOD)); [ "$QUOTA" -ge "$CPUS" ] || CPUS=$QUOTA ;;
+esac
+NGINX_WORKERS=$(((CPUS + 1) / 2))
+# Two descriptors a connection: itself, and a temporary file for its body.
+NOFILE=$(ulimit -Hn)
+case $NOFILE in unlimited | ??????*) NOFILE=16384 ;; esac
+[ "$NOFILE" -le 16384 ] || NOFILE=16384
+CONNECTIONS=$((NOFILE / 2))
+
+# --- Names and levels.
+SERVER_NAMES=${SERVER_NAME:-_} # _: the name of nobody, so that the server is the default one
+[ -n "$RATE_LIMIT_BURST" ] || RATE_LIMIT_BURST=$((RATE_LIMIT * 2))
+case $LOG_LEVEL in # nginx's debug needs its own build, and its info tells of every client that hangs up
+    debug) ERROR_LOG_LEVEL=info ;;
+    info) ERROR_LOG_LEVEL=notice ;;
+    warning) ERROR_LOG_LEVEL=warn ;;
+    error) ERROR_LOG_LEVEL=error ;;
+    critical) ERROR_LOG_LEVEL=crit ;;
+esac
+
+# --- What this binary knows; Debian 12's 1.22 lacks some. Asking it is surer than comparing versions.
+knows() { # CONTEXT DIRECTIVE...
+    printf 'events {}\npid %s/probe.pid;\nhttp { %s }\n' "$NGINX_RUN_DIR" "$*" >"$NGINX_RUN_DIR/probe.conf"
+    nginx -t -q -e /dev/null -c "$NGINX_RUN_DIR/probe.conf" 2>/dev/null
+}
+NEWER=''
+for DIRECTIVE in "keepalive_min_timeout 15s;" "max_headers 100;"; do
+    ! knows "$DIRECTIVE" || NEWER="$NEWER $DIRECTIVE"
+done
+
+# --- The servers of the upstream block.
+case $BIND in
+    unix:*)
+        SOCKET_DIR=${SOCKET_DIR:-${BIND#unix:}} SOCKET_DIR=${SOCKET_DIR%/*.sock}
+        # Slots: links that 40-watch.sh points at the app's sockets, so that every nginx process, old or new, always
+        # connects to a live one and nothing is ever reloaded. 12 gives 1, 2, 3, 4 or 6 replicas equal shares.
+        SLOTS='1 2 3 4 5 6 7 8 9 10 11 12'
+        APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0; " $SLOTS)
+        ;;
+    *)
+        SLOTS=''
+        APP_SERVERS="server $APP_HOST:${BIND##*:} max_fails=0;"
+        # Follow the name's address where this nginx can (1.27.3); otherwise it is looked up once, at start.
+        # 2 s, as Docker's own answer is valid for 600 s.
+        RESOLVER=$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2 }' /etc/resolv.conf | tr '\n' ' ')
+        FOLLOW="zone app 128k; resolver ${RESOLVER:-127.0.0.1} valid=2s; server $APP_HOST:${BIND##*:} max_fails=0 resolve;"
+        ! knows "upstream app { $FOLLOW }" || APP_SERVERS=$FOLLOW
+        ;;
+esac

@@ -81,4 +81,4 @@ if __name__ == "__main__":
     cfg = Config()
     for key in cfg.settings.keys() & globals().keys():
         cfg.set(key, globals()[key])
-    print(json.dumps(effective.as_dict(effective.with_command_line(cfg), settings)))
+    print(json.dumps(effective.as_dict(effective.with_command_line(cfg), settings), ensure_ascii=False))

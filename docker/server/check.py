@@ -7,6 +7,7 @@ and the address to listen on included, and exits with 2 where something is wrong
 import contextlib
 import difflib
 import importlib
+import math
 import os
 import socket
 import stat
@@ -123,7 +124,7 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
     s = settings
     in_force = set(Settings.model_fields) if compose else s.model_fields_set
     if s.request_timeout < 1:
-        least = int(s.drain) + 2
+        least = math.ceil(s.drain) + 2
         yield (
             f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
             f"allowed: at least {least}"

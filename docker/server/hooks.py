@@ -40,7 +40,7 @@ def on_starting(server: Arbiter) -> None:
     if "GUNICORN_FD" not in os.environ:  # else a running server hands its sockets over
         lines += [check.bind_problem(address) for address in effective.addresses(server.cfg)]
     _refuse(server, [line for line in lines if line])
-    server.log.info(json.dumps(effective.as_dict(server.cfg, settings)))
+    server.log.info(json.dumps(effective.as_dict(server.cfg, settings), ensure_ascii=False))
     if settings.preload_app:
         _preload(server)
 

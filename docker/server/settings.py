@@ -4,6 +4,7 @@ Gunicorn's configuration, the check at start, `make check-env` and docs/settings
 this class. Environment names are the field names in capitals.
 """
 
+import ipaddress
 import re
 import socket
 from collections.abc import Mapping
@@ -48,10 +49,12 @@ def _bind(value: str) -> str:
         path = value.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError("the socket's path is not absolute")
+        if "," in path:
+            raise ValueError("a comma separates addresses for Gunicorn, so it cannot be in a path")
         if len(expand_hostname(path).encode()) > UNIX_PATH_MAX:
             raise ValueError(f"the socket's path is longer than {UNIX_PATH_MAX} bytes")
         return value
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):([0-9]{1,5})", value)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/,\s\[\]]+):([0-9]{1,5})", value)
     if not match or not 1 <= int(match[2]) <= 65535:
         raise ValueError("neither host:port nor a unix socket")
     return value
@@ -62,6 +65,20 @@ def _module(value: str) -> str:
         raise ValueError("not of the form module:attribute")
     if value.partition(":")[0].partition(".")[0] == "server":
         raise ValueError('"server" is the name of the stack\'s own package; rename yours')
+    return value
+
+
+def _networks(value: str) -> str:
+    # As strict as Gunicorn, which would refuse it in its own words.
+    for item in value.split(","):
+        if item.strip() != "*":
+            ipaddress.ip_network(item.strip())
+    return value
+
+
+def _worker_memory(value: str) -> str:
+    if parse_size(value) < 2**20:
+        raise ValueError("less than 1m, too little for a process")
     return value
 
 
@@ -154,12 +171,10 @@ class Settings(BaseSettings):
         "application", 0, "Upper bound of a random addition to it, so that workers do not recycle at once",
         ge=0, le=10**9,
     )
-    forwarded_allow_ips: Annotated[str, _matching(r"\*|[0-9A-Fa-f.:/, ]+", "not a list of addresses")] | None = (
-        _setting(
-            "application", None,
-            "Peers whose `X-Forwarded-*` is believed; unset: everybody on a unix socket, else 127.0.0.1",
-            "addresses or networks separated by commas, or *",
-        )
+    forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] | None = _setting(
+        "application", None,
+        "Peers whose `X-Forwarded-*` is believed; unset: everybody on a unix socket, else 127.0.0.1",
+        "addresses or networks separated by commas, or *",
     )
     log_format: Literal["text", "json"] = _setting(
         "application", "text", "Log lines for people, or one JSON object a line"
@@ -168,17 +183,18 @@ class Settings(BaseSettings):
         "application", 0, "Connections and tasks above which a worker answers 503 at once; 0: no limit",
         ge=0, le=10**6,
     )
-    worker_memory: Size = _setting(
+    worker_memory: Annotated[str, AfterValidator(_worker_memory)] = _setting(
         "application", "64m",
         "Memory that one worker of your application needs; with the memory limit it bounds the worker count",
-        "a size like 64m",
+        "a size like 64m, at least 1m",
     )
 
     # --- nginx
     server_name: Annotated[
         str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")
     ] = _setting("nginx", "", "Host names that are served, others are dropped; empty: any", "names separated by spaces")
-    client_max_body_size: Size = _setting(
+    # nginx knows no suffix for bytes.
+    client_max_body_size: Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")] = _setting(
         "nginx", "10m", "Largest request body, above it 413; 0: no limit", "a size like 10m"
     )
     rate_limit: Whole = _setting(

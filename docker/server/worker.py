@@ -162,6 +162,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = Server(self)
-        await server.serve(sockets=self.sockets)
+        # The bare sockets: uvloop closes them well, Gunicorn's wrappers log an error about it.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

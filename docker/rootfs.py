@@ -25,8 +25,8 @@ UNNEEDED = shutil.ignore_patterns(
     "xxlimited*.so", "_tkinter*.so", "_curses*.so", "_dbm*.so", "readline*.so",
 )  # fmt: skip
 INSTALLERS = shutil.ignore_patterns("__pycache__", "pip", "pip-*")
-FILES = ("/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt")
-PASSWD = "root:x:0:0:root:/:/none\napp:x:10001:10001:app:/tmp:/none\n"
+FILES = ("/etc/os-release", "/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt")
+USERS = "root:x:0:0:root:/:/none\napp:x:10001:10001:app:/tmp:/none\n"
 
 
 def copy(path: Path, root: Path, ignore: Any = None) -> None:
@@ -51,6 +51,21 @@ def binaries(root: Path) -> list[Path]:
     return [path for path in files if path.read_bytes()[:4] == b"\x7fELF"]
 
 
+def record_packages(files: set[Path], root: Path) -> None:
+    """Note which Debian packages `files` are of, where scanners look in images without dpkg."""
+    target = root / "var/lib/dpkg/status.d"
+    target.mkdir(parents=True)
+    owners = set()
+    for file in files:
+        # Packages name some files by their place before the merge of /lib into /usr.
+        for name in (str(file.resolve()), str(file.resolve()).removeprefix("/usr")):
+            answer = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=False).stdout
+            owners.update(answer.partition(": ")[0].split(", ") if answer else ())
+    for owner in owners:
+        status = subprocess.run(["dpkg", "-s", owner], capture_output=True, text=True, check=True).stdout
+        (target / owner.partition(":")[0]).write_text(status)
+
+
 def main(root: Path, venv: Path) -> None:
     """Fill `root`."""
     interpreter = Path(sys.executable).resolve()
@@ -61,12 +76,14 @@ def main(root: Path, venv: Path) -> None:
     bin_folder = root / venv.relative_to("/") / "bin"
     bin_folder.mkdir()
     (bin_folder / "python3").symlink_to(interpreter)
-    for library in libraries(root):
+    found = libraries(root)
+    for library in found:
         copy(library, root)
+    record_packages(found | {interpreter}, root)
     subprocess.run(["strip", "--strip-unneeded", *binaries(root)], check=True)
     for file in FILES:
         copy(Path(file), root)
-    (root / "etc/passwd").write_text(PASSWD)
+    (root / "etc/passwd").write_text(USERS)
     for folder in ("tmp", "run/app", "srv", "dev", "proc", "sys"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     os.chmod(root / "tmp", 0o1777)  # noqa: S103 - as everywhere

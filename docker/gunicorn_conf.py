@@ -6,7 +6,6 @@
 Settings are documented in docs/settings.md; hooks of your own belong into app/hooks.py.
 """
 
-import importlib
 import json
 import os
 import sys
@@ -14,12 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from server import check, effective, hooks  # noqa: E402 - found by the line above
-from server.capacity import worker_count  # noqa: E402
-from server.hooks import WORKER_ENV, get_worker_id  # noqa: E402, F401 - names of the seed, for the user's hooks
-from server.log import Logger  # noqa: E402
-from server.settings import Settings  # noqa: E402
-from server.worker import Worker  # noqa: E402
+from server import check, effective, hooks
+from server.capacity import worker_count
+from server.hooks import WORKER_ENV, get_worker_id  # noqa: F401 - names of the seed, for the user's hooks
+from server.log import Logger
+from server.settings import Settings
+from server.worker import Worker
 
 
 def _refuse(lines: list[str]) -> None:
@@ -31,6 +30,9 @@ def _refuse(lines: list[str]) -> None:
 
 _refuse(check.problems(os.environ))
 settings = Settings()
+if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
+    logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}
+    _refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])
 Worker.settings = settings
 Logger.json_lines = settings.log_format == "json"
 
@@ -57,22 +59,9 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 
 
-def _users_hooks() -> object:
-    """Import the `hooks` module beside the application's, if there is one."""
-    package = settings.app_module.partition(":")[0].rpartition(".")[0]
-    name = f"{package}.hooks" if package else "hooks"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in (name, package):
-            _refuse([check.import_failure(name, error)])
-    except Exception as error:  # noqa: BLE001 - it is the user's module
-        _refuse([check.import_failure(name, error)])
-    return None
-
-
 sys.path.insert(0, os.getcwd())  # as Gunicorn does before it imports the application
-globals().update(hooks.with_users_own(_users_hooks()))
+_refuse(hooks.problems(settings.app_module))
+globals().update(hooks.with_users_own(settings.app_module))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ class WorkerCount:
     count: int
     reason: str
 
+    @property
+    def source(self) -> str:
+        """The variable that changes it."""
+        return "WEB_CONCURRENCY" if self.reason == "WEB_CONCURRENCY" else "MAX_WORKERS"
+
 
 def usable_cpus(cgroup: Cgroup | None = None) -> int:
     """CPUs this process may use: its affinity, or the container's quota rounded up where that is less.
@@ -22,7 +27,7 @@ def usable_cpus(cgroup: Cgroup | None = None) -> int:
     `os.cpu_count()` and `os.process_cpu_count()` know nothing of quotas (cpython #149452).
     """
     quota = (cgroup or Cgroup.of()).cpu_quota()
-    affinity = len(os.sched_getaffinity(0))
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 

@@ -6,12 +6,14 @@ and the address to listen on included, and exits with 2 where something is wrong
 
 import contextlib
 import difflib
+import errno
 import importlib
 import math
 import os
 import socket
 import stat
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,7 +43,7 @@ def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
         for name, item in bad.items():
             if name not in reported:
                 complaint = item.get("ctx", {}).get("error") or _PLAIN.get(item["type"], "not allowed")
-                found.append(f"{name}={environ.get(name, '')}: {complaint}; allowed: {allowed(NAMES[name])}")
+                found.append(f"{name}={_shown(environ[name])}: {complaint}; allowed: {allowed(NAMES[name])}")
         # The relations between the others are worth checking all the same.
         good = {name: value for name, value in environ.items() if name not in bad}
         with contextlib.suppress(ValidationError), _without(bad):
@@ -57,38 +59,52 @@ def import_problem(app_module: str) -> str | None:
 
     try:
         import_app(app_module)
-    except Exception as error:  # noqa: BLE001 - an application may raise anything when it is imported
-        return import_failure(app_module, error)
+    except (Exception, SystemExit) as error:
+        return import_failure(f"APP_MODULE={app_module}", error)
     return None
 
 
-def import_failure(app_module: str, error: Exception) -> str:
-    """Say in one line why the application could not be imported, and where."""
+def import_failure(what: str, error: BaseException) -> str:
+    """Say in one line why `what` (`APP_MODULE=…`, or a module's name) could not be imported, and where."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_application(frame.filename)]
     where = f" ({os.path.relpath(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    reason = str(error).replace("\n", " ") or "no message"
-    return f"APP_MODULE={app_module}: cannot be imported: {type(error).__name__}: {reason}{where}"
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{what}: cannot be imported: {type(error).__name__}: {reason}{where}"
 
 
-def bind_problem(address: str) -> str | None:
-    """Try to listen on `address` (`host:port` or `unix:/path`); None, or the line that says why not."""
+def bind_problem(address: str, *, taken: bool = True) -> str | None:
+    """Try to listen on `address` (`host:port` or `unix:/path`); None, or the line that says why not.
+
+    Without `taken` a unix socket on which somebody listens is no fault: it may be the very server that is checked.
+    """
     try:
         if address.startswith("unix:"):
-            _try_unix(Path(address.removeprefix("unix:")))
+            _try_unix(Path(address.removeprefix("unix:")), taken)
         else:
             host, _, port = address.rpartition(":")
             _try_tcp(host.strip("[]"), int(port))
-    except OSError as error:
-        return f"BIND={address}: cannot listen there: {error.strerror or error}; allowed: a free address of this machine"
+    except (OSError, UnicodeError) as error:  # Unicode: a host name with an empty or overlong part
+        reason = getattr(error, "strerror", None) or error
+        return f"BIND={address}: cannot listen there: {reason}; allowed: a free address of this machine"
     return None
 
 
-def memory_problem(workers: int, worker_memory: str, limit: int | None) -> str | None:
-    """Tell whether `workers` fit into `limit` bytes; None, or the line that says how many would."""
+def log_problem(name: str, path: str) -> str | None:
+    """Tell whether the log `name` can be written to `path` (`-` and empty can); None, or the line that says why not."""
+    file = Path(path)
+    if path in ("", "-") or (os.access(file, os.W_OK) and not file.is_dir()):
+        return None
+    if not file.exists() and os.access(file.parent, os.W_OK | os.X_OK) and file.parent.is_dir():
+        return None
+    return f"{name}={_shown(path)}: cannot be written; allowed: {allowed(NAMES[name])}"
+
+
+def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
+    """Tell whether `workers`, as `name` says, fit into `limit` bytes; None, or the line that says how many would."""
     if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
         return None
     return (
-        f"MAX_WORKERS={workers}: more than the memory limit of {limit >> 20} MiB holds at "
+        f"{name}={workers}: more than the memory limit of {limit >> 20} MiB holds at "
         f"WORKER_MEMORY={worker_memory}; allowed: at most {fit}, or a higher MEMORY_LIMIT"
     )
 
@@ -102,6 +118,11 @@ _PLAIN = {
 }
 
 
+def _shown(value: str) -> str:
+    """Keep a value on its line, whatever is in it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
+
+
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         # One letter more or less than one of ours, and long enough that this is no accident.
@@ -109,7 +130,7 @@ def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
             continue
         close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87)
         if close:
-            yield f"{name}={value}: no such setting; did you mean {close[0]}?"
+            yield f"{name}={_shown(value)}: no such setting; did you mean {close[0]}?"
 
 
 def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
@@ -117,7 +138,7 @@ def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
         value = environ.get(name, "")
         if value != value.strip():
             what = "a carriage return (a file with Windows line ends?)" if "\r" in value else "space around it"
-            yield f"{name}={value.strip()}: has {what}; allowed: the bare value"
+            yield f"{name}={_shown(value.strip())}: has {what}; allowed: the bare value"
 
 
 def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
@@ -140,7 +161,8 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
         yield f"RATE_LIMIT_BURST={s.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
     workers = s.max_workers or s.web_concurrency
     limit = parse_size(s.memory_limit) if "memory_limit" in in_force else 0
-    if workers and limit and (line := memory_problem(workers, s.worker_memory, limit)):
+    name = "MAX_WORKERS" if s.max_workers else "WEB_CONCURRENCY"
+    if workers and limit and (line := memory_problem(name, workers, s.worker_memory, limit)):
         yield line
 
 
@@ -159,26 +181,31 @@ def _without(names: Mapping[str, object]) -> Iterator[None]:
 
 
 def _is_application(filename: str) -> bool:
-    return "site-packages" not in filename and not filename.startswith(("<", sys.base_prefix)) and (
-        Path(filename).parent != Path(__file__).parent
-    )
+    libraries = ("<", sysconfig.get_path("stdlib"))
+    ours = Path(filename).parent == Path(__file__).parent
+    return "site-packages" not in filename and not filename.startswith(libraries) and not ours
 
 
-def _try_unix(path: Path) -> None:
+def _try_unix(path: Path, taken: bool) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
-            raise FileExistsError(17, f"{path} is there and is no socket")
+            raise FileExistsError(errno.EEXIST, f"{path} is there and is no socket")
+        # Gunicorn removes a socket that it finds, which is right for one that a dead server left behind.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            if taken and probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+                raise FileExistsError(errno.EADDRINUSE, "another server listens there")
     if not path.parent.is_dir():
-        raise FileNotFoundError(2, f"no folder {path.parent}")
+        raise FileNotFoundError(errno.ENOENT, f"no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(13, f"no permission to write to {path.parent}")
+        raise PermissionError(errno.EACCES, f"no permission to write to {path.parent}")
 
 
 def _try_tcp(host: str, port: int) -> None:
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    with socket.socket(family, kind) as probe:
+    # As Gunicorn does: IPv6 for literal addresses only.
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
+        probe.bind((host, port))
 
 
 def main() -> None:
@@ -191,8 +218,10 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
         importlib.invalidate_caches()
         checks = [
-            memory_problem(count.count, settings.worker_memory, cgroup.memory_limit()),
-            bind_problem(settings.address),
+            memory_problem(count.source, count.count, settings.worker_memory, cgroup.memory_limit()),
+            bind_problem(settings.address, taken=False),
+            log_problem("ACCESS_LOG", settings.access_log),
+            log_problem("ERROR_LOG", settings.error_log),
             import_problem(settings.app_module),
         ]
         found = [line for line in checks if line]

@@ -20,7 +20,7 @@ def with_command_line(cfg: "Config") -> "Config":
 
 
 def addresses(cfg: "Config") -> list[str]:
-    """What Gunicorn will listen on: `host:port` or `unix:/path` each."""
+    """Give what Gunicorn will listen on: `host:port` or `unix:/path` each."""
     return [address for address in cfg.bind if not address.startswith("fd://")]
 
 
@@ -40,12 +40,12 @@ def as_dict(cfg: "Config", settings: Settings) -> dict[str, Any]:
         "use_max_workers": count.count,
         "host": settings.host,
         "port": str(settings.port),
-        "workers_reason": count.reason,
+        "workers_reason": count.reason if cfg.workers == count.count else "Gunicorn's own setting",
         "app_module": cfg.wsgi_app,
         "preload_app": settings.preload_app,
         "max_requests": cfg.max_requests,
         "max_requests_jitter": cfg.max_requests_jitter,
-        "forwarded_allow_ips": settings.trusted_peers,
+        "forwarded_allow_ips": ",".join(cfg.forwarded_allow_ips),
         "log_format": settings.log_format,
         "limit_concurrency": settings.limit_concurrency,
         "worker_memory": settings.worker_memory,

@@ -1,8 +1,12 @@
-"""The stack's Gunicorn server hooks. They live in a module of their own because Gunicorn executes its
-configuration file anew at each reload, and the workers' slots must outlive that.
+"""The stack's Gunicorn server hooks.
+
+They live in a module of their own because Gunicorn executes its configuration file anew at each reload, and
+the workers' slots must outlive that.
 """
 
+import functools
 import gc
+import importlib
 import inspect
 import json
 import os
@@ -11,11 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.config import KNOWN_SETTINGS
+from gunicorn.config import KNOWN_SETTINGS, Config
 from gunicorn.errors import HaltServer
 
 from server import check, effective
+from server.capacity import worker_count
 from server.cgroup import Cgroup
+from server.log import last_words
 from server.scoreboard import State
 from server.worker import Worker
 
@@ -36,18 +42,20 @@ def get_worker_id(worker: Worker) -> str:
 def on_starting(server: Arbiter) -> None:
     """Refuse what only a running server can know to be wrong, say what is in force, preload."""
     settings = Worker.settings
-    lines = [check.memory_problem(server.cfg.workers, settings.worker_memory, Cgroup.of().memory_limit())]
-    if "GUNICORN_FD" not in os.environ:  # else a running server hands its sockets over
+    limit = Cgroup.of().memory_limit()
+    lines = [check.memory_problem(worker_count(settings).source, server.cfg.workers, settings.worker_memory, limit)]
+    if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else a running server or systemd hands its sockets over
         lines += [check.bind_problem(address) for address in effective.addresses(server.cfg)]
     _refuse(server, [line for line in lines if line])
-    server.log.info(json.dumps(effective.as_dict(server.cfg, settings), ensure_ascii=False))
+    in_force = effective.as_dict(server.cfg, settings) | {"app_module": server.app.app_uri}
+    server.log.info(json.dumps(in_force, ensure_ascii=False))
     if settings.preload_app:
         _preload(server)
 
 
 def _refuse(server: Arbiter, lines: list[str]) -> None:
     for line in lines:
-        server.log.critical(line)
+        last_words(server.log, line)
     if lines:
         sys.exit(check.REFUSED)
 
@@ -59,9 +67,9 @@ def _preload(server: Arbiter) -> None:
     """
     try:
         server.app.wsgi()
-    except Exception as error:  # noqa: BLE001 - an application may raise anything when it is imported
+    except (Exception, SystemExit) as error:
         server.log.debug("Traceback:", exc_info=True)
-        _refuse(server, [check.import_failure(server.app.app_uri, error)])
+        _refuse(server, [check.import_failure(f"APP_MODULE={server.app.app_uri}", error)])
     # What is there now stays: keep the collector from writing to its pages, which would unshare them.
     gc.collect()
     gc.freeze()
@@ -74,15 +82,15 @@ def when_ready(server: Arbiter) -> None:
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:
     """Give the new worker the lowest free slot."""
-    worker.slot = worker.scoreboard.take()
+    worker.slot = Worker.scoreboard.take()
     WORKER_ENV[worker.age] = {"WORKER_ID": get_worker_id(worker), "WORKER_SLOT": str(worker.slot)}
-    server.log.debug("on pre_fork")
+    server.log.info("on pre_fork")
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:
     """Put the worker's own variables into its environment."""
     os.environ.update(WORKER_ENV[worker.age])
-    server.log.debug("on post_fork")
+    server.log.info("on post_fork")
 
 
 def post_worker_init(worker: Worker) -> None:
@@ -100,20 +108,52 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     """Say that a worker is gone and free its slot."""
     server.log.info("worker:%s exited", get_worker_id(worker))
     WORKER_ENV.pop(worker.age, None)
-    worker.scoreboard.set(worker.slot, State.FREE)
+    Worker.scoreboard.set(worker.slot, State.FREE)
 
 
-def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - Gunicorn's signature
+def on_exit(server: Arbiter) -> None:
     """Leave with 2, as for any other bad setting, where the application could not be loaded."""
     halt = sys.exc_info()[1]
     if isinstance(halt, HaltServer) and halt.exit_status == Arbiter.APP_LOAD_ERROR:
         sys.exit(check.REFUSED)
 
 
-def with_users_own(module: "ModuleType | None") -> dict[str, Callable[..., Any]]:
-    """Give all hooks by name, each of `module`'s called after ours."""
+@functools.cache  # Once: Gunicorn reads its configuration at each reload, and an error there would end it.
+def _users_module(app_module: str) -> "ModuleType | str | None":
+    """Import the `hooks` module beside the application's; the line that says why not, or None if there is none."""
+    package = app_module.partition(":")[0].rpartition(".")[0]
+    name = f"{package}.hooks" if package else "hooks"
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            return None
+        return check.import_failure(name, error)
+
+
+def _users_hooks(app_module: str) -> dict[str, Callable[..., Any]]:
+    return {name: hook for name, hook in vars(_users_module(app_module)).items() if name in SERVER_HOOKS}
+
+
+def problems(app_module: str) -> list[str]:
+    """Say what is wrong with the user's hooks, one line for each fault."""
+    module = _users_module(app_module)
+    if module is None or isinstance(module, str):
+        return [module] if module else []
+    found = []
+    for name, hook in _users_hooks(app_module).items():
+        try:
+            Config().set(name, hook)
+        except TypeError as error:
+            found.append(f"{module.__name__}.{name}: not a hook for Gunicorn: {error}")
+    return found
+
+
+def with_users_own(app_module: str) -> dict[str, Callable[..., Any]]:
+    """Give all hooks by name, each of the user's called after ours."""
     ours = {name: hook for name, hook in globals().items() if name in SERVER_HOOKS}
-    theirs = {name: hook for name, hook in vars(module or object).items() if name in SERVER_HOOKS}
+    theirs = _users_hooks(app_module) if _users_module(app_module) else {}
     return ours | {name: _after(ours.get(name), hook) for name, hook in theirs.items()}
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.glogging import Logger as GunicornLogger
 
 if TYPE_CHECKING:
-    from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
     from gunicorn.config import Config
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+_UNSAFE = re.compile(r"[^!#-\[\]-~]")  # all but ASCII that can be seen, and quote and backslash
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,17 +31,25 @@ class JsonFormatter(logging.Formatter):
         line.update(record.msg if isinstance(record.msg, dict) else {"message": record.getMessage()})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        # ASCII, because some readers take U+2028 and its kin for the end of a line.
+        return json.dumps(line, default=str)
 
 
 class AccessFormatter(logging.Formatter):
-    """The access log for people: client, request, status, bytes, milliseconds."""
+    """The access log for people: time, client, request, status, bytes, milliseconds."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render the dict that `AccessLog` logs; anything else as it is."""
         if not isinstance(record.msg, dict):
             return super().format(record)
-        return '{client} "{method} {path} HTTP/{http_version}" {status} {bytes}B {duration_ms}ms'.format(**record.msg)
+        said = {key: _plain(value) if isinstance(value, str) else value for key, value in record.msg.items()}
+        line = '{client} "{method} {path} HTTP/{http_version}" {status} {bytes}B {duration_ms}ms'.format(**said)
+        return f"{self.formatTime(record, GunicornLogger.datefmt)} {line}"
+
+
+def _plain(text: str) -> str:
+    """Escape what could pass for another field or line: a client says what it likes in its path and headers."""
+    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]  # Gunicorn has no types
@@ -59,24 +72,31 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # Gunicorn has no types
                     handler.setFormatter(formatter)
 
 
+def last_words(log: Logger, line: str) -> None:
+    """Log why the server ends, on stderr too where the log goes elsewhere or nowhere."""
+    log.critical(line)
+    if log.cfg.errorlog != "-":
+        print(line, file=sys.stderr, flush=True)
+
+
 class AccessLog:
     """ASGI middleware that logs every HTTP request once its response has ended.
 
     Innermost but for the application itself, so that it sees the client address that the proxy headers gave.
     """
 
-    def __init__(self, app: "ASGI3Application", log: logging.Logger) -> None:
+    def __init__(self, app: "ASGIApp", log: logging.Logger) -> None:
         self.app = app
         self.log = log
 
-    async def __call__(self, scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve one connection scope."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         status, size = 500, 0  # what Uvicorn answers when the application raises
 
-        async def count(event: "ASGISendEvent") -> None:
+        async def count(event: "Message") -> None:
             nonlocal status, size
             if event["type"] == "http.response.start":
                 status = event["status"]

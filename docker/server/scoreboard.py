@@ -25,6 +25,7 @@ class Scoreboard:
 
     def __init__(self) -> None:
         self._states = mmap.mmap(-1, self.SLOTS + 1)  # byte 0: has any worker ever been ready?
+        self._failing = mmap.mmap(-1, 1)
 
     def take(self) -> int:
         """Mark the lowest free slot as starting and give its number; RuntimeError when none is free."""
@@ -39,10 +40,20 @@ class Scoreboard:
         self._states[slot] = state
         if state is State.READY:
             self._states[0] = True
+            self.failing = False
 
     def any(self, state: State) -> bool:
         """Tell whether some worker is in `state` now."""
         return self._states.find(bytes([state]), 1) != -1
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last worker that was started failed, and no one has been told to stop since."""
+        return bool(self._failing[0])
+
+    @failing.setter
+    def failing(self, value: bool) -> None:
+        self._failing[0] = value
 
     @property
     def has_served(self) -> bool:

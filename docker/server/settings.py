@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -70,8 +71,8 @@ def _module(value: str) -> str:
 
 def _networks(value: str) -> str:
     # As strict as Gunicorn, which would refuse it in its own words.
-    for item in value.split(","):
-        if item.strip() != "*":
+    if value != "*":
+        for item in value.split(","):
             ipaddress.ip_network(item.strip())
     return value
 
@@ -111,7 +112,7 @@ def expand_hostname(text: str) -> str:
 
 
 def _setting(group: Group, default: Any, description: str, allowed: str = "", **bounds: Any) -> Any:
-    extra = {"group": group, "allowed": allowed}
+    extra: JsonDict = {"group": group, "allowed": allowed}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
@@ -121,7 +122,8 @@ class Settings(BaseSettings):
     Raises pydantic.ValidationError with one entry for each bad value.
     """
 
-    model_config = SettingsConfigDict(extra="ignore")
+    # Capitals alone count: a `port` of something else's in the environment is not ours.
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, alias_generator=str.upper)
 
     # --- the server: names and defaults of Gunicorn's world
     max_workers: Whole | None = _setting(
@@ -131,11 +133,16 @@ class Settings(BaseSettings):
         "server", None, "The same, Gunicorn's own name; used where `MAX_WORKERS` is unset", ge=1, le=1024
     )
     host: Annotated[str, _matching(r"[0-9A-Za-z._:\[\]-]+", "not a host name or address")] = _setting(
-        "server", "0.0.0.0", "Address to listen on", "a host name or an IP address"  # noqa: S104 - in a container
+        "server",
+        "0.0.0.0",  # noqa: S104 - in a container
+        "Address to listen on",
+        "a host name or an IP address",
     )
     port: Whole = _setting("server", 8080, "Port to listen on", ge=1, le=65535)
     bind: Annotated[str, AfterValidator(_bind)] | None = _setting(
-        "server", None, "Overrides `HOST` and `PORT`; `{hostname}` stands for the host's name",
+        "server",
+        None,
+        "Overrides `HOST` and `PORT`; `{hostname}` stands for the host's name",
         f"host:port or unix:/path (at most {UNIX_PATH_MAX} bytes)",
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
@@ -147,8 +154,11 @@ class Settings(BaseSettings):
         "server", 120, "Seconds that a worker gets to finish its requests when it stops", ge=1, le=3600
     )
     timeout: Whole = _setting(
-        "server", 120, "Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never",
-        ge=0, le=3600,
+        "server",
+        120,
+        "Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never",
+        ge=0,
+        le=3600,
     )
     keep_alive: Whole = _setting(
         "server", 5, "Seconds an idle connection stays open; nginx's own time is derived from it", ge=0, le=600
@@ -160,7 +170,8 @@ class Settings(BaseSettings):
         "application", "app.main:app", "The ASGI application", "module:attribute, e.g. app.main:app"
     )
     preload_app: bool = _setting(
-        "application", False,
+        "application",
+        False,
         "Load the application once, before the workers are forked: less memory, faster start; "
         "new code then needs a restart",
     )
@@ -168,11 +179,15 @@ class Settings(BaseSettings):
         "application", 0, "Requests after which a worker is replaced (a bound on leaks); 0: never", ge=0, le=10**9
     )
     max_requests_jitter: Whole = _setting(
-        "application", 0, "Upper bound of a random addition to it, so that workers do not recycle at once",
-        ge=0, le=10**9,
+        "application",
+        0,
+        "Upper bound of a random addition to it, so that workers do not recycle at once",
+        ge=0,
+        le=10**9,
     )
     forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] | None = _setting(
-        "application", None,
+        "application",
+        None,
         "Peers whose `X-Forwarded-*` is believed; unset: everybody on a unix socket, else 127.0.0.1",
         "addresses or networks separated by commas, or *",
     )
@@ -180,19 +195,23 @@ class Settings(BaseSettings):
         "application", "text", "Log lines for people, or one JSON object a line"
     )
     limit_concurrency: Whole = _setting(
-        "application", 0, "Connections and tasks above which a worker answers 503 at once; 0: no limit",
-        ge=0, le=10**6,
+        "application",
+        0,
+        "Connections and tasks above which a worker answers 503 at once; 0: no limit",
+        ge=0,
+        le=10**6,
     )
     worker_memory: Annotated[str, AfterValidator(_worker_memory)] = _setting(
-        "application", "64m",
+        "application",
+        "64m",
         "Memory that one worker of your application needs; with the memory limit it bounds the worker count",
         "a size like 64m, at least 1m",
     )
 
     # --- nginx
-    server_name: Annotated[
-        str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")
-    ] = _setting("nginx", "", "Host names that are served, others are dropped; empty: any", "names separated by spaces")
+    server_name: Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")] = (
+        _setting("nginx", "", "Host names that are served, others are dropped; empty: any", "names separated by spaces")
+    )
     # nginx knows no suffix for bytes.
     client_max_body_size: Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")] = _setting(
         "nginx", "10m", "Largest request body, above it 413; 0: no limit", "a size like 10m"
@@ -201,8 +220,11 @@ class Settings(BaseSettings):
         "nginx", 0, "Requests a second and client address, above it 429; 0: no limit", ge=0, le=10**6
     )
     rate_limit_burst: Whole | None = _setting(
-        "nginx", None, "Requests above the rate that are still served at once; unset: twice the rate",
-        ge=0, le=10**6,
+        "nginx",
+        None,
+        "Requests above the rate that are still served at once; unset: twice the rate",
+        ge=0,
+        le=10**6,
     )
     connection_limit: Whole = _setting(
         "nginx", 512, "Concurrent requests of one client address, above it 429; 0: no limit", ge=0, le=65535
@@ -216,9 +238,7 @@ class Settings(BaseSettings):
     stop_grace_period: Duration = _setting(
         "compose", "250s", "How long Docker waits for the app to stop before it kills it", "a duration like 250s"
     )
-    memory_limit: Size = _setting(
-        "compose", "1g", "Memory of one app container; 0: no limit", "a size like 512m"
-    )
+    memory_limit: Size = _setting("compose", "1g", "Memory of one app container; 0: no limit", "a size like 512m")
     cpus: Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")] = _setting(
         "compose", "0", "CPUs of one app container; 0: no limit", "a number like 1.5"
     )
@@ -227,12 +247,13 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value != "" or name in ("access_log", "error_log")}
+        return {name: value for name, value in values.items() if value != "" or name in ("ACCESS_LOG", "ERROR_LOG")}
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ` (it must contain all of the process's own environment, which is read as well)."""
-        return cls(**{name: environ[name.upper()] for name in cls.model_fields if name.upper() in environ})
+        names = [name.upper() for name in cls.model_fields]
+        return cls.model_validate({name: environ[name] for name in names if name in environ})
 
     @property
     def address(self) -> str:

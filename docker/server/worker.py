@@ -3,7 +3,8 @@
 Why stock Uvicorn loses some: when it stops, it closes idle keep-alive connections in the very moment in
 which nginx may be sending a request on one of them. Here a stopping worker
 
-1. says that it drains (`/readyz` answers 503) and goes on accepting until a sibling is ready,
+1. says that it drains (`/readyz` answers 503) and goes on accepting until a sibling is ready; where the
+   siblings that a reload started cannot start, it goes on until they can, or until it is told to stop again,
 2. stops listening, answers `Connection: close` from then on, and keeps idle connections open for longer
    than nginx does, so that it is always nginx that closes them,
 3. then lets Uvicorn end what still runs, bounded so that all is over within `GRACEFUL_TIMEOUT`.
@@ -11,18 +12,19 @@ which nginx may be sending a request on one of them. Here a stopping worker
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from server import check
-from server.log import AccessLog
+from server.log import AccessLog, last_words
 from server.scoreboard import Scoreboard, State
 from server.settings import Settings
 
@@ -56,18 +58,21 @@ class Server(UvicornServer):
             loop.add_signal_handler(sig, self.handle_exit, sig, None)
         yield
 
-    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:  # noqa: ARG002 - Uvicorn's signature
+    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
         """Begin to drain; a second SIGINT (Ctrl-C twice) does not wait for requests."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+        # Without a sibling that fails from now on it is a stop, and not a reload.
+        self.worker.scoreboard.failing = False
         self.should_exit = True
         self._stop.set()
 
     async def main_loop(self) -> None:
         """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
-        while not await self.on_tick(0):
+        tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
+        while not await self.on_tick(0) and os.getppid() == self.worker.ppid:  # else the arbiter was killed
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), TICK)
+                await asyncio.wait_for(self._stop.wait(), tick)
 
     async def startup(self, sockets: Any = None) -> None:
         """Run the lifespan's startup, then serve."""
@@ -99,12 +104,15 @@ class Server(UvicornServer):
     async def _until_replaced(self) -> None:
         board = self.worker.scoreboard
         last_start = time.monotonic()
+        await asyncio.sleep(POLL)  # a reload tells all old workers at once: none of them is a sibling that stays
         while not self.force_exit and not board.any(State.READY):
-            if board.any(State.STARTING):
+            self.lifespan.state["draining"] = not board.failing
+            if board.any(State.STARTING) or board.failing:
                 last_start = time.monotonic()
             elif time.monotonic() - last_start >= LINGER:
                 return  # the whole server stops, or this is the only worker
             await asyncio.sleep(POLL)
+        self.lifespan.state["draining"] = True
 
     async def _until_idle_connections_are_gone(self) -> None:
         deadline = time.monotonic() + self.worker.settings.drain
@@ -128,10 +136,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             "http": "httptools",
             "access_log": False,  # ours says more, see server/log.py
             "server_header": False,
-            "limit_concurrency": self.settings.limit_concurrency or None,
-            "timeout_graceful_shutdown": self.settings.request_timeout,
+            # Uvicorn refuses the connection that reaches its limit, ours is the number that is served.
+            "limit_concurrency": self.settings.limit_concurrency + 1 if self.settings.limit_concurrency else None,
         }
         super().__init__(*args, **kwargs)
+        # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
+        in_force = self.settings.model_copy(update={"graceful_timeout": self.cfg.graceful_timeout})
+        self.config.timeout_graceful_shutdown = max(1, in_force.request_timeout)
 
     def enter(self, state: State) -> None:
         """Tell the other workers what this one does."""
@@ -142,22 +153,37 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         try:
             super().init_process()
         except SystemExit as leaving:
-            # These two halt the arbiter, which is right at the first start and fatal at a later recycle.
-            if leaving.code in (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR) and self.scoreboard.has_served:
-                time.sleep(BOOT_RETRY)
-                sys.exit(1)
+            if leaving.code == Arbiter.WORKER_BOOT_ERROR:  # the lifespan's startup failed
+                self._fail(Arbiter.WORKER_BOOT_ERROR)
             raise
+        except Exception:
+            if self.booted:
+                raise
+            self.log.exception("Exception in worker process")
+            self._fail(Arbiter.WORKER_BOOT_ERROR)
+
+    def _fail(self, status: int, *lines: str) -> NoReturn:
+        """Leave because the start failed. `status` halts the arbiter: right at the first start, fatal at a recycle."""
+        board = self.scoreboard
+        # The first worker alone, because a second would halt an arbiter that halts, with a traceback.
+        halts = self.slot == 1 and not board.has_served
+        if not halts:
+            time.sleep(BOOT_RETRY)
+        if board.has_served or not board.failing:  # else the first has said it
+            for line in lines:
+                last_words(self.log, line)
+        board.failing = True
+        sys.exit(status if halts else 1)
 
     def load_wsgi(self) -> None:
         """Load the application, and log its requests where there is an access log."""
         try:
             super().load_wsgi()
-        except Exception as error:  # noqa: BLE001 - an application may raise anything when it is imported
-            self.log.critical(check.import_failure(self.app.app_uri, error))
+        except (Exception, SystemExit) as error:
             self.log.debug("Traceback:", exc_info=True)
-            sys.exit(Arbiter.APP_LOAD_ERROR)
+            self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         if self.cfg.accesslog:
-            self.wsgi = AccessLog(self.wsgi, self.log.access_log)
+            self.wsgi: Any = AccessLog(self.wsgi, self.log.access_log)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -14,7 +14,7 @@ FAULTS=0
 fault() { # NAME WHAT-IS-ALLOWED
     eval "VALUE=\$$1"
     # Control characters, such as the carriage return of an edited file, become visible instead of acting.
-    say "$1=$(printf %s "$VALUE" | tr '\000-\037' '?'): must be $2"
+    say "$1=$(printf %s "$VALUE" | tr '\000-\037' '[?*]'): must be $2"
     FAULTS=$((FAULTS + 1))
 }
 
@@ -46,12 +46,23 @@ case $SERVER_NAME in
     *[!A-Za-z0-9.*\ -]*) fault SERVER_NAME "host names separated by spaces" ;;
 esac
 
+ADDRESS='unix:/folder/{hostname}.sock or host:port'
 case $BIND in
-    unix:/*[!A-Za-z0-9._/{}-]* | unix:/*.sock/*) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
+    unix:/*[!A-Za-z0-9._/{}-]* | unix:/*[{}]*/* | unix:/*.sock/*) fault BIND "$ADDRESS" ;;
     unix:/*.sock) ;;
-    unix:* | *[!A-Za-z0-9._:\[\]-]* | *:*[!0-9]) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
-    ?*:[1-9]*) ;;
-    *) fault BIND "unix:/folder/{hostname}.sock or host:port" ;;
+    unix:* | *[!A-Za-z0-9._:\[\]-]* | *:*[!0-9]* | *:0* | *: | :*) fault BIND "$ADDRESS" ;;
+    *:*) ;;
+    *) fault BIND "$ADDRESS" ;;
+esac
+case $NGINX_LISTEN in
+    *[!0-9.:]* | *[!0-9] | '') fault NGINX_LISTEN "a port or address:port" ;;
+esac
+case $APP_HOST in
+    *[!A-Za-z0-9._-]*) fault APP_HOST "a host name or address" ;;
+esac
+case $NGINX_RUN_DIR in
+    /*[!A-Za-z0-9._/-]* | [!/]*) fault NGINX_RUN_DIR "an absolute path of letters, digits and . _ / -" ;;
+    *) [ "$FAULTS" != 0 ] || mkdir -p "$NGINX_RUN_DIR/temp" || fault NGINX_RUN_DIR "a folder that can be written" ;;
 esac
 
 for TOOL in nginx envsubst curl; do

@@ -1,8 +1,9 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2034 # the templates use these
 # Step 2: what follows from the settings, the machine and the nginx binary at hand, so that nobody is asked twice.
 
-mkdir -p "$NGINX_RUN_DIR/slots" "$NGINX_RUN_DIR/temp" "$NGINX_RUN_DIR/conf.d"
-rm -f "$NGINX_RUN_DIR"/*.sock "$NGINX_RUN_DIR"/conf.d/* # of an earlier run: nginx cannot bind over a socket file
+mkdir -p "$NGINX_RUN_DIR/answers" "$NGINX_RUN_DIR/conf.d" "$NGINX_RUN_DIR/slots"
+# Left by an earlier run: nginx cannot bind over a socket file.
+rm -f "$NGINX_RUN_DIR"/*.sock "$NGINX_RUN_DIR"/answers/* "$NGINX_RUN_DIR"/conf.d/*
 
 # --- Timers. Each inequality is proved in docs/operations.md.
 # ms. nginx must drop an idle connection before the app does (KEEP_ALIVE), or it may send a POST into a closing one.
@@ -30,6 +31,7 @@ case ${QUOTA:-max} in
 esac
 NGINX_WORKERS=$(((CPUS + 1) / 2))
 # Two descriptors a connection: itself, and a temporary file for its body.
+# shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)
 case $NOFILE in unlimited | ??????*) NOFILE=16384 ;; esac
 [ "$NOFILE" -le 16384 ] || NOFILE=16384
@@ -63,6 +65,7 @@ case $BIND in
         # Slots: links that 40-watch.sh points at the app's sockets, so that every nginx process, old or new, always
         # connects to a live one and nothing is ever reloaded. 12 gives 1, 2, 3, 4 or 6 replicas equal shares.
         SLOTS='1 2 3 4 5 6 7 8 9 10 11 12'
+        # shellcheck disable=SC2086 # one word for each slot
         APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0; " $SLOTS)
         ;;
     *)

@@ -1,41 +1,48 @@
 # shellcheck shell=sh
 # Step 4: follows the folder of sockets, in the background, for as long as nginx lives. A socket is put to use once the
-# app behind it has answered /readyz, and dropped when it vanished or nobody listens on it any more. Being in use means
-# that slots, the servers of nginx's upstream block, are links to it: a link is changed under running nginx processes,
-# old and new ones alike, so there is no reload that could lose a request. `in-use` lists what has taken effect.
+# app behind it has answered /readyz, and dropped when it has vanished or nobody listens on it any more. Being in use
+# means that slots, the servers of nginx's upstream block, are links to it. A link changes under running nginx
+# processes, so there is no reload, in which idle clients or WebSockets could be lost. docs/operations.md has more.
+#
+# Files: in-use lists the sockets that every request goes to from now on; answers/ remembers what each one said.
 
-ask() { # SOCKET: leaves ready, refused or waiting in answers/
+ask() { # SOCKET FORMER-ANSWER: leaves ready, doubtful, refused or waiting in answers/
     CODE=$(curl -s -o /dev/null -m 1 -w '%{http_code}' --unix-socket "$1" http://app/readyz) && STATUS=0 || STATUS=$?
     case $STATUS:$CODE in
-        0:200 | 0:404) WORD=ready ;; # 404: an application without a /readyz serves all the same
-        7:*) WORD=refused ;;         # left behind by a killed replica
-        *) WORD=waiting ;;
+        0:200 | 0:404) ANSWER=ready ;; # 404: an application without a /readyz serves all the same
+        7:*) ANSWER=refused ;;         # left behind by a killed replica
+        *) ANSWER=waiting ;;
     esac
-    # Busy is not dead: what is in use stays so until it refuses or vanishes.
-    [ "$WORD:$2" = waiting:ready ] || echo "$WORD" >"$NGINX_RUN_DIR/answers/${1##*/}"
+    case $2:$ANSWER in
+        ready:refused) ANSWER=doubtful ;; # so answers a full backlog, too: ask once more before believing it
+        ready:waiting | doubtful:waiting) ANSWER=ready ;; # busy is not dead
+    esac
+    echo "$ANSWER" >"$NGINX_RUN_DIR/answers/${1##*/}"
 }
 
 look() { # sets FOUND to the sockets to use now
+    LOOKS=$((LOOKS + 1))
     for SOCKET in "$SOCKET_DIR"/*.sock; do
         [ -S "$SOCKET" ] || continue
-        ANSWER=''
-        read -r ANSWER 2>/dev/null <"$NGINX_RUN_DIR/answers/${SOCKET##*/}"
-        # Known ones are asked again at every tenth look: a process a second and replica would not be idle, and
-        # until then a dead one costs no request, because nginx goes on to the next slot when a connect is refused.
-        case $ANSWER:$((LOOKS % 10)) in
-            ready:[1-9] | refused:[1-9]) ;;
+        case $SOCKET in *[!A-Za-z0-9._/-]*) continue ;; esac # no name that BIND can give
+        FILE=$NGINX_RUN_DIR/answers/${SOCKET##*/} ANSWER=''
+        # Made anew under the same name, it is a stranger.
+        [ ! -e "$FILE" ] || [ "$SOCKET" -nt "$FILE" ] || read -r ANSWER <"$FILE"
+        # Known ones are asked at every fifth look only: a process a second for each would not be idle, and until then a
+        # dead one costs no request, as nginx goes on to the next slot when refused. Without an app all are asked.
+        case $ANSWER:$((LOOKS % 5)):$IN_USE in
+            ready:[1-4]:* | refused:[1-4]:?*) ;;
             *) ask "$SOCKET" "$ANSWER" & ;; # side by side, as one that is starting takes its whole second
         esac
     done
     wait
     FOUND=''
-    for ANSWERED in "$NGINX_RUN_DIR"/answers/*; do
-        SOCKET=$SOCKET_DIR/${ANSWERED##*/}
-        [ -S "$SOCKET" ] || { rm -f "$ANSWERED"; continue; }
-        read -r ANSWER <"$ANSWERED"
-        [ "$ANSWER" != ready ] || FOUND="$FOUND $SOCKET"
+    for FILE in "$NGINX_RUN_DIR"/answers/*.sock; do
+        SOCKET=$SOCKET_DIR/${FILE##*/}
+        [ -S "$SOCKET" ] || { rm -f "$FILE" && continue; }
+        read -r ANSWER <"$FILE"
+        case $ANSWER in ready | doubtful) FOUND="$FOUND $SOCKET" ;; esac
     done
-    LOOKS=$((LOOKS + 1))
 }
 
 use() { # SOCKET...: shares the slots out among them, in turn
@@ -43,7 +50,7 @@ use() { # SOCKET...: shares the slots out among them, in turn
     printf '%s\n' "$@" >"$NGINX_RUN_DIR/in-use.new"
     [ $# -gt 0 ] || set -- "$NGINX_RUN_DIR/no-app.sock" # where nginx itself answers 503
     for SLOT in $SLOTS; do
-        # mv replaces in one step; ln -f would remove first.
+        # mv replaces in one step; ln -f alone would remove first.
         ln -sf "$1" "$NGINX_RUN_DIR/slot.new" && mv -f "$NGINX_RUN_DIR/slot.new" "$NGINX_RUN_DIR/slots/$SLOT.sock"
         NEXT=$1 && shift && set -- "$@" "$NEXT"
     done
@@ -52,19 +59,16 @@ use() { # SOCKET...: shares the slots out among them, in turn
 
 follow() {
     look
-    # shellcheck disable=SC2086 # a list of words, whose characters 10-settings.sh and look() bound
-    [ "$FOUND" = "$IN_USE" ] || { IN_USE=$FOUND && use $IN_USE; }
+    # shellcheck disable=SC2086 # a list of words, see the characters admitted above
+    [ "$FOUND" = "$IN_USE" ] || { IN_USE=$FOUND && use $FOUND; }
 }
 
 if [ -n "$SLOTS" ]; then
-    mkdir -p "$NGINX_RUN_DIR/answers"
-    rm -f "$NGINX_RUN_DIR"/answers/*
-    LOOKS=0 IN_USE=unknown
+    LOOKS=-1 IN_USE=unknown
     set +e # a failed command must not end the watch
     follow # once before nginx listens, so that restarting it beside a running app answers no 503
-    # $$ is this script's process, which becomes nginx.
+    # $$ is this script's process, which becomes nginx. Without an app somebody is waiting for one.
     while kill -0 $$ 2>/dev/null; do
-        # Without an app somebody is waiting for one.
         if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi
         follow
     done &

@@ -1,0 +1,29 @@
+"""What people read: one line for each thing done, one for each thing wrong."""
+
+from rich.console import Console
+
+# soft_wrap: a terminal wraps a long line; a pipe or a log gets it whole.
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
+
+REFUSED = 2  # exit status for what the user must change, as the server's own check gives it
+
+
+class CommandError(Exception):
+    """Ends a command: each line says what is wrong and what to do.
+
+    `status` is the exit status: 2 where the user's input is refused, 1 where something did not work.
+    """
+
+    def __init__(self, *lines: str, status: int = 1) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+        self.status = status
+
+
+Failure = CommandError
+
+
+def say(text: str) -> None:
+    """Tell what happens, on stdout."""
+    out.print(text)

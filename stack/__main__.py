@@ -54,7 +54,7 @@ def logs(profile: Profile = "") -> None:
     if files := sorted(RUN.glob("*.log") if local.running() else []):
         names = [str(file.relative_to(ROOT)) for file in files]
         _become("tail", "--lines=100", *(["-F"] if follow else []), *names)
-    docker.require()
+    _require_engine()
     _compose("logs", "--tail=100", *follow, profile=profile)
 
 
@@ -66,7 +66,7 @@ def ps(profile: Profile = "") -> None:
             say(f"{it.name}: process {it.pid} and {len(it.members()) - 1} of its own, log {it.log.relative_to(ROOT)}")
         say(f"the stack answers at {containers.url(_current(profile))}")
         return
-    docker.require()
+    _require_engine()
     _compose("ps", "--all", profile=profile)
 
 
@@ -116,7 +116,7 @@ def deploy(profile: Profile = "") -> None:
         check_env.require(chosen, importing=True)
         rollout.replace(local.Processes(chosen))
     else:
-        docker.require()
+        _require_engine()
         containers.deploy(containers.checked(chosen))
     say("the new version is in service")
 
@@ -147,6 +147,12 @@ def docs_() -> None:
     print(docs.page(), end="")
 
 
+def _require_engine() -> None:
+    """Raise CommandError where neither local processes nor containers can be running."""
+    if docker.why_none():
+        raise CommandError("nothing runs: make up")
+
+
 def _current(profile: str) -> Environment:
     return environment.resolve(environment.current(profile))
 
@@ -154,7 +160,7 @@ def _current(profile: str) -> Environment:
 def _replicas(chosen: Environment) -> rollout.Replicas:
     if local.running():
         return local.Processes(chosen)
-    docker.require()
+    _require_engine()
     return containers.Containers(Compose(chosen, {}))
 
 

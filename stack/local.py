@@ -26,6 +26,12 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 _LONGEST = 107 - len("/sockets/app-00000.sock")
 
 
+# The settings that nginx's entrypoint reads, as compose.yaml passes them on.
+_NGINX_READS = (
+    *("KEEP_ALIVE", "GRACEFUL_TIMEOUT", "LOG_LEVEL"),
+    *(name for name, info in check.NAMES.items() if "nginx" in str(info.json_schema_extra)),
+)
+
 # Debian's nginx is where a user's own PATH may not lead.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
 
@@ -183,7 +189,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
 def _fingerprint(environ: Mapping[str, str]) -> str:
     """Give something that differs where nginx would run differently: its settings and its own files."""
     digest = hashlib.sha256()
-    for name in ("NGINX_LISTEN", "NGINX_RUN_DIR", *check.NAMES):
+    for name in ("NGINX_LISTEN", "NGINX_RUN_DIR", *_NGINX_READS):
         digest.update(f"{name}={environ.get(name)}\n".encode())
     for file in sorted((ROOT / "nginx").rglob("*")):
         digest.update(file.read_bytes() if file.is_file() else b"")

@@ -69,14 +69,21 @@ class Process:
 
     def stop(self, number: int, seconds: float) -> bool:
         """Ask it to end with signal `number`; what is left of it after `seconds` is killed, and the result False."""
+        deadline = time.monotonic() + seconds
         self.signal(number)
-        ended = wait_until(lambda: not self.members(), seconds)
-        for pid in self.members():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.alive, seconds)
+        # It waits for what works for it; who is still there watches it, and may take its zombie for alive.
+        self._signal_all(signal.SIGTERM)
+        ended = wait_until(lambda: not self.members(), deadline - time.monotonic())
+        self._signal_all(signal.SIGKILL)
         wait_until(lambda: not self.members(), KILL_DEADLINE)
         (RUN / f"{self.name}.pid").unlink(missing_ok=True)
         return ended
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self.members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,8 @@ def found(pattern: str) -> list[Process]:
     """Give the processes with a pidfile whose name matches, oldest first; drop pidfiles of what has ended."""
     processes = []
     for file in RUN.glob(f"{pattern}.pid"):
-        words = file.read_text().split()
-        process = Process(file.stem, int(words[0]), int(words[1])) if len(words) == 2 else None
+        numbers = [int(word) for word in file.read_text().split() if word.isdecimal()]
+        process = Process(file.stem, *numbers) if len(numbers) == 2 else None
         if process and process.members():
             processes.append(process)
         else:

@@ -83,7 +83,7 @@ def bind_problem(address: str, *, taken: bool = True) -> str | None:
         else:
             host, _, port = address.rpartition(":")
             _try_tcp(host.strip("[]"), int(port))
-    except (OSError, UnicodeError) as error:  # Unicode: a host name with an empty or overlong part
+    except (OSError, TypeError) as error:  # TypeError: a host name that is no text
         reason = getattr(error, "strerror", None) or error
         return f"BIND={address}: cannot listen there: {reason}; allowed: a free address of this machine"
     return None
@@ -145,7 +145,7 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
     s = settings
     in_force = set(Settings.model_fields) if compose else s.model_fields_set
     if s.request_timeout < 1:
-        least = math.ceil(s.drain) + 2
+        least = math.ceil(s.drain + 2.5)
         yield (
             f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
             f"allowed: at least {least}"

@@ -285,7 +285,8 @@ class Settings(BaseSettings):
     @property
     def request_timeout(self) -> int:
         """Seconds that running requests get after the drain, so that all ends within `GRACEFUL_TIMEOUT`."""
-        return int(self.graceful_timeout - self.drain - 1)
+        # 1.5 s: the worker accepts for about 1 s before the drain (LINGER), and the lifespan's end takes time as well.
+        return int(self.graceful_timeout - self.drain - 1.5)
 
 
 def allowed(field: FieldInfo) -> str:

@@ -46,13 +46,13 @@ case $SERVER_NAME in
     *[!A-Za-z0-9.*\ -]*) fault SERVER_NAME "host names separated by spaces" ;;
 esac
 
-ADDRESS='unix:/folder/{hostname}.sock or host:port'
+BIND_MAY='unix:/folder/{hostname}.sock or host:port'
 case $BIND in
-    unix:/*[!A-Za-z0-9._/{}-]* | unix:/*[{}]*/* | unix:/*.sock/*) fault BIND "$ADDRESS" ;;
+    unix:/*[!A-Za-z0-9._/{}-]* | unix:/*[{}]*/*) fault BIND "$BIND_MAY" ;;
     unix:/*.sock) ;;
-    unix:* | *[!A-Za-z0-9._:\[\]-]* | *:*[!0-9]* | *:0* | *: | :*) fault BIND "$ADDRESS" ;;
-    *:*) ;;
-    *) fault BIND "$ADDRESS" ;;
+    unix:* | *[!A-Za-z0-9._:\[\]-]* | :*) fault BIND "$BIND_MAY" ;;
+    *:*) case ${BIND##*:} in '' | 0* | *[!0-9]* | ??????*) fault BIND "$BIND_MAY" ;; esac ;;
+    *) fault BIND "$BIND_MAY" ;;
 esac
 case $NGINX_LISTEN in
     *[!0-9.:]* | *[!0-9] | '') fault NGINX_LISTEN "a port or address:port" ;;

@@ -6,13 +6,13 @@ render() { # TEMPLATE RENDERED
     # shellcheck disable=SC2016 # envsubst wants the names
     envsubst '$NGINX_RUN_DIR $NGINX_LISTEN $NGINX_WORKERS $NOFILE $CONNECTIONS $ERROR_LOG_LEVEL $GRACEFUL_TIMEOUT
         $NEWER $APP_SERVERS $UPSTREAM_KEEPALIVE $UPSTREAM_REQUESTS $READ_TIMEOUT $SERVER_NAMES
-        $CLIENT_MAX_BODY_SIZE $RATE_LIMIT $RATE_LIMIT_BURST $CONNECTION_LIMIT' \
+        $CLIENT_KEEPALIVE $CLIENT_MAX_BODY_SIZE $RATE_LIMIT $RATE_LIMIT_BURST $CONNECTION_LIMIT' \
         <"$HERE/templates/$1" >"$NGINX_RUN_DIR/$2"
 }
 
 export NGINX_RUN_DIR NGINX_LISTEN NGINX_WORKERS NOFILE CONNECTIONS ERROR_LOG_LEVEL GRACEFUL_TIMEOUT \
     NEWER APP_SERVERS UPSTREAM_KEEPALIVE UPSTREAM_REQUESTS READ_TIMEOUT SERVER_NAMES \
-    CLIENT_MAX_BODY_SIZE RATE_LIMIT RATE_LIMIT_BURST CONNECTION_LIMIT
+    CLIENT_KEEPALIVE CLIENT_MAX_BODY_SIZE RATE_LIMIT RATE_LIMIT_BURST CONNECTION_LIMIT
 
 render nginx.conf nginx.conf
 [ -z "$SERVER_NAME" ] || render unknown-host.conf conf.d/unknown-host.conf
@@ -22,3 +22,5 @@ render nginx.conf nginx.conf
 nginx -t -q -e stderr -c "$NGINX_RUN_DIR/nginx.conf" || { say "the rendered configuration is refused (above)"; exit 2; }
 say "$NGINX_WORKERS worker(s) of $CONNECTIONS connections; app at $BIND, idle connections kept ${UPSTREAM_KEEPALIVE} ms," \
     "answers awaited ${READ_TIMEOUT} s"
+
+[ "${1:-}" != -t ] || exit 0

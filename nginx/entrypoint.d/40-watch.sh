@@ -28,10 +28,11 @@ look() { # sets FOUND to the sockets to use now
         FILE=$NGINX_RUN_DIR/answers/${SOCKET##*/} ANSWER=''
         # Made anew under the same name, it is a stranger.
         [ ! -e "$FILE" ] || [ "$SOCKET" -nt "$FILE" ] || read -r ANSWER <"$FILE"
-        # Known ones are asked at every fifth look only: a process a second for each would not be idle, and until then a
-        # dead one costs no request, as nginx goes on to the next slot when refused. Without an app all are asked.
-        case $ANSWER:$((LOOKS % 5)):$IN_USE in
-            ready:[1-4]:* | refused:[1-4]:?*) ;;
+        # Known ones are asked at every tenth look only, refused ones at every fifth: a process a second for each would
+        # not be idle, and until then a dead one costs no request, as nginx goes on to the next slot when refused.
+        # Without an app all are asked.
+        case $ANSWER:$((LOOKS % 10)):$IN_USE in
+            ready:[1-9]:* | refused:[!05]:?*) ;;
             *) ask "$SOCKET" "$ANSWER" & ;; # side by side, as one that is starting takes its whole second
         esac
     done
@@ -39,6 +40,7 @@ look() { # sets FOUND to the sockets to use now
     FOUND=''
     for FILE in "$NGINX_RUN_DIR"/answers/*.sock; do
         SOCKET=$SOCKET_DIR/${FILE##*/}
+        [ -e "$FILE" ] || continue
         [ -S "$SOCKET" ] || { rm -f "$FILE" && continue; }
         read -r ANSWER <"$FILE"
         case $ANSWER in ready | doubtful) FOUND="$FOUND $SOCKET" ;; esac

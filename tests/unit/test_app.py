@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from app.main import app
 from hypothesis import given
 from hypothesis import strategies as st
+
+from app.main import app
 
 
 def get(path: str, state: dict[str, Any] | None = None, **options: Any) -> httpx.Response:

@@ -34,7 +34,9 @@ class Machine:
 
     def mount(self, fstype: str, point: str, options: str = "rw", root: str = "/") -> None:
         self.mounts += 1
-        line = f"{30 + self.mounts} 22 0:{self.mounts} {root} {point} rw,nosuid shared:9 - {fstype} {fstype} {options}\n"
+        line = (
+            f"{30 + self.mounts} 22 0:{self.mounts} {root} {point} rw,nosuid shared:9 - {fstype} {fstype} {options}\n"
+        )
         with (self.root / "proc/self/mountinfo").open("a") as out:
             out.write(line)
 
@@ -94,7 +96,9 @@ def test_v2_memory(v2: Machine, text: str, limit: int | None) -> None:
     assert v2.group.memory_limit() == limit
 
 
-@pytest.mark.parametrize(("inner", "outer", "cpus"), [(4, 1, 1), (1, 4, 1), (None, 2, 2), (2, None, 2), (None, None, None)])
+@pytest.mark.parametrize(
+    ("inner", "outer", "cpus"), [(4, 1, 1), (1, 4, 1), (None, 2, 2), (2, None, 2), (None, None, None)]
+)
 def test_v2_the_tightest_of_nested_groups_counts(
     v2: Machine, inner: int | None, outer: int | None, cpus: int | None
 ) -> None:
@@ -141,6 +145,8 @@ def test_v2_a_mount_that_shows_a_part_of_the_tree(machine: Machine, member: str)
     machine.write("sys/fs/cgroup/inner/memory.max", 99)
     assert machine.group.cpu_quota() == 1
     assert machine.group.memory_limit() == (99 if member.endswith("inner") else None)
+    top = machine.root / "sys/fs/cgroup"
+    assert machine.group.cpu == ((top / "inner", top) if member.endswith("inner") else (top,))
 
 
 def test_v2_a_group_beside_the_namespace(machine: Machine) -> None:

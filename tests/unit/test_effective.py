@@ -35,7 +35,9 @@ def test_gunicorns_own_override_is_what_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(
         "GUNICORN_CMD_ARGS", "--bind 127.0.0.1:1 --bind unix:/x -w 7 --timeout=9 --forwarded-allow-ips 10.0.0.1"
     )
-    said = effective.as_dict(effective.with_command_line(configured(workers=2)), Settings(MAX_WORKERS=2))
+    said = effective.as_dict(
+        effective.with_command_line(configured(workers=2)), Settings.from_environ({"MAX_WORKERS": "2"})
+    )
     assert said["bind"] == "127.0.0.1:1,unix:/x"
     assert (said["workers"], said["use_max_workers"], said["timeout"]) == (7, 2, 9)
     assert said["workers_reason"] == "Gunicorn's own setting"

@@ -138,7 +138,9 @@ def test_preloading_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), SystemExit("no")])
-def test_preloading_what_cannot_be_loaded(server: Server, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_preloading_what_cannot_be_loaded(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     def load() -> None:
         raise error
 
@@ -153,14 +155,18 @@ def test_preloading_what_cannot_be_loaded(server: Server, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(HaltServer("x", Arbiter.APP_LOAD_ERROR), 2), (HaltServer("x", Arbiter.WORKER_BOOT_ERROR), None), (StopIteration(), None)],
+    [
+        (HaltServer("x", Arbiter.APP_LOAD_ERROR), 2),
+        (HaltServer("x", Arbiter.WORKER_BOOT_ERROR), None),
+        (StopIteration(), None),
+    ],
 )
 def test_the_exit_status_of_an_application_that_cannot_be_loaded(
     server: Server, error: BaseException, status: int | None
 ) -> None:
     try:
         raise error
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         if status is None:
             hooks.on_exit(server)
             return
@@ -247,5 +253,3 @@ def test_hooks_are_looked_for_beside_a_module_at_the_top(
     hooks.with_users_own("lonely:app")["when_ready"](server)
     sys.modules.pop("hooks", None)
     assert server.log.lines == ["on when_ready", "top"]
-
-

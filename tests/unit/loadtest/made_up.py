@@ -73,18 +73,22 @@ def results(  # noqa: PLR0917 - all have defaults
         ),
         ceiling=Ceiling(server="nginx", throughput=11800, busy=0.99),
         pilot=Pilot(
-            workers=max(workers), users={4: 2100.0, 16: 4700.0, 64: 5900.0, 256: 5750.0}, chosen=64, rising=False
+            workers=max(workers, default=None),
+            users={4: 2100.0, 16: 4700.0, 64: 5900.0, 256: 5750.0},
+            chosen=64,
+            rising=False,
         ),
         state="complete",
     )
     clock = 1_770_000_000.0
-    best = max(capacity(count) for count in workers)
-    steps = schedule.capacity_steps(workers, plan.rounds, 42)
+    counts = workers or (0,)  # 0: whatever runs there
+    best = max(capacity(count or 1) for count in counts)
+    steps = schedule.capacity_steps(counts, plan.rounds, 42)
     if plan.latency:
-        steps += schedule.latency_steps(workers, plan.rounds, 42, best)
+        steps += schedule.latency_steps(counts, plan.rounds, 42, best)
     for step in steps:
         clock += 14
-        limit = capacity(step.workers) * math.exp(rng.gauss(0, noise))
+        limit = capacity(step.workers or 1) * math.exp(rng.gauss(0, noise))
         made.runs.append(run(step, limit, clock, rng))
     for number in invalid:
         made.runs[number].state = "invalid"
@@ -109,12 +113,12 @@ def run(step, limit, clock, rng):
         latencies.record_value(min(value, HIGHEST), max(1, count // 4000))
     percentiles = {f"{p:g}": latencies.get_value_at_percentile(p) / 1000 for p in (50, 95, 99, 99.9)}
     encoded = latencies.encode().decode()
-    share = [1 + rng.gauss(0, 0.1) for _ in range(step.workers)]
+    share = [1 + rng.gauss(0, 0.1) for _ in range(step.workers or 1)]
     cpu = min(2.0, 2.0 * rate / 5800)
     return Run(
         round=step.round,
         phase=step.phase,
-        workers=step.workers,
+        workers=step.workers or None,
         offered=step.offered,
         users=64,
         started=clock,

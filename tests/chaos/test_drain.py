@@ -1,0 +1,165 @@
+"""What a stopping worker still does: it announces that it leaves, finishes its work and ends in time."""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.chaos.conftest import Pick, Running, Verdict
+from tests.chaos.load import Connection, Load, Request, until
+from tests.chaos.stack import Stack, alive
+
+KEEP_ALIVE = "2"  # s; so that a drain takes 0.6 × 2 + 1 s
+UPSTREAM_KEEP_ALIVE = 1.2  # s; what nginx makes of it
+
+
+def worker_of(stack: Stack, event: str) -> int:
+    """Wait until a handler has journalled that it runs, and give its worker's pid."""
+    until(lambda: stack.journal(event), 10, f"a request reaches {event}")
+    return int(stack.journal(event)[-1]["pid"])
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_running_request_is_finished(running: Running, sig: signal.Signals) -> None:
+    # TIMEOUT is shorter than the drain: a worker without a heartbeat would be killed in the middle of it.
+    with running(KEEP_ALIVE=KEEP_ALIVE, TIMEOUT="2") as stack, ThreadPoolExecutor() as pool:
+        answer = pool.submit(stack.get, "/slow?seconds=5")
+        worker = worker_of(stack, "slow")
+        os.kill(worker, sig)
+        assert answer.result().status == 200
+        until(lambda: not alive(worker), 10, "the worker leaves")
+        assert stack.status("/echo") == 200
+
+
+def test_the_lifespan_ends_once_however_a_worker_stops(running: Running) -> None:
+    with running(KEEP_ALIVE="1", MAX_REQUESTS="50") as stack:
+        for sig in (signal.SIGTERM, signal.SIGQUIT):
+            worker = stack.app.workers()[0]
+            os.kill(worker, sig)
+            stack.await_replaced({worker}, 20)
+        old = stack.workers()
+        stack.app.signal(signal.SIGHUP)
+        stack.await_replaced(old, 20)
+        ended = len(stack.journal("shutdown"))
+        until(lambda: stack.status("/echo") and len(stack.journal("shutdown")) > ended, 20, "a worker is recycled")
+        stack.app.signal(signal.SIGTERM)
+        assert stack.app.wait(30) == 0
+        starts, ends = (Counter(entry["pid"] for entry in stack.journal(event)) for event in ("startup", "shutdown"))
+        assert starts == ends
+        assert set(ends.values()) == {1}
+
+
+def test_websockets_are_closed_with_1012(running: Running) -> None:
+    with running(KEEP_ALIVE=KEEP_ALIVE) as stack, connect(f"ws://127.0.0.1:{stack.address[1]}/ws") as websocket:
+        worker = int(websocket.recv(5))
+        websocket.send("hello")
+        assert websocket.recv(5) == "hello"
+        os.kill(worker, signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            websocket.recv(20)
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1012  # "service restart": clients know that they should connect again
+        until(lambda: [entry["code"] for entry in stack.journal("ws-closed")] == [1012], 10, "the app is told, too")
+        until(lambda: not alive(worker), 20, "the worker leaves")
+
+
+def test_readyz_says_that_a_worker_drains(running: Running) -> None:
+    async def ask_twice(stack: Stack) -> None:
+        connection = Connection(str(stack.app.socket))
+        other = Connection(str(stack.app.socket))
+        before = await connection.request(Request("GET", "/readyz"))
+        worker = int((await connection.request(Request("GET", "/echo"))).body.partition(b'"pid":')[2].split(b",")[0])
+        assert before.status == 200
+        os.kill(worker, signal.SIGTERM)
+        await asyncio.sleep(0.3)  # the signal is on its way; there is nothing yet to look at from outside
+        after = await connection.request(Request("GET", "/readyz"))
+        assert connection.reused, "the worker closed an idle connection"
+        assert after.status == 503
+        assert after.headers["connection"] == "close"
+        other.close()
+
+    with running(KEEP_ALIVE="5") as stack:
+        asyncio.run(ask_twice(stack))
+        assert stack.status("/readyz") == 404, "nginx answers 404 for it"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a connection ended: whether its last answer announced it, and else how long it stayed open after."""
+
+    announced: bool
+    stayed: float
+
+
+async def _ending(path: str, request: str) -> Ending:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(f"GET {request} HTTP/1.1\r\nHost: app\r\n\r\n".encode())
+    received, answered = b"", time.monotonic()
+    while data := await reader.read(65536):
+        received += data
+        answered = time.monotonic()
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 200 ")
+    return Ending(b"\r\nconnection: close\r\n" in received.lower(), time.monotonic() - answered)
+
+
+@pytest.mark.parametrize("request_path", ["/echo?seconds={}", "/stream?chunks=10&pause={}"])
+def test_no_connection_is_closed_under_the_proxy(running: Running, request_path: str) -> None:
+    """Whenever a request ends during a drain, its connection stays open for longer than nginx keeps it, unless
+    the answer said that it would be closed: otherwise nginx could be sending a POST on it in that moment.
+    """
+
+    async def requests_over_the_drain(stack: Stack) -> list[Ending]:
+        # They end 0…5 s after the signal, with the drain 2.2 s long.
+        waits = [number * 0.25 / (10 if "stream" in request_path else 1) for number in range(20)]
+        path = str(stack.app.socket)
+        endings = [asyncio.create_task(_ending(path, request_path.format(wait))) for wait in waits]
+        await asyncio.sleep(0.2)
+        os.kill(stack.app.workers()[0], signal.SIGTERM)
+        return await asyncio.gather(*endings)
+
+    with running(KEEP_ALIVE=KEEP_ALIVE, MAX_WORKERS="1") as stack:
+        endings = asyncio.run(requests_over_the_drain(stack))
+        early = [ending for ending in endings if not ending.announced and ending.stayed < UPSTREAM_KEEP_ALIVE]
+        assert not early
+
+
+def test_a_reload_waits_for_workers_that_start_slowly(running: Running, pick: Pick, verdict: Verdict) -> None:
+    with running(KEEP_ALIVE="1", PROBE_STARTUP=pick("2", "5")) as stack:
+        with Load(stack.address) as load:
+            old = set(stack.app.workers())
+            stack.app.signal(signal.SIGHUP)
+            until(lambda: not old & set(stack.app.workers()), 60, "the old workers leave")
+        assert load.result.percentile(1) < 1, f"somebody waited for the new workers: {load.result}"
+        verdict("reload, workers slow to start", stack, load.result)
+
+
+def test_a_stop_ends_within_the_graceful_timeout(running: Running) -> None:
+    with running(KEEP_ALIVE="1", GRACEFUL_TIMEOUT="8") as stack, ThreadPoolExecutor() as pool:
+        answer = pool.submit(stack.status, "/slow?seconds=60", 30)
+        worker_of(stack, "slow")
+        start = time.monotonic()
+        stack.app.signal(signal.SIGTERM)
+        assert stack.app.wait(20) == 0
+        assert time.monotonic() - start < 8 + 2
+        assert len(stack.journal("shutdown")) == 2, "both lifespans ended, the one with the endless request as well"
+        assert answer.result() in (502, 504)
+
+
+def test_the_whole_stack_stops_in_the_middle_of_a_request(running: Running, pick: Pick) -> None:
+    with running(KEEP_ALIVE="1") as stack, ThreadPoolExecutor() as pool:
+        answer = pool.submit(stack.get, f"/slow?seconds={pick(4, 10)}")
+        worker_of(stack, "slow")
+        # At once, which is the worst; Compose stops nginx first.
+        stack.nginx.signal(signal.SIGQUIT)
+        stack.app.signal(signal.SIGTERM)
+        assert answer.result().status == 200
+        assert stack.nginx.wait(20) == 0
+        assert stack.app.wait(20) == 0

@@ -1,0 +1,155 @@
+"""A Compose stack for tests: a project with its own name, port and settings, driven through `docker compose`."""
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server.settings import Settings
+
+from stack import check_env
+
+ROOT = Path(__file__).parents[2]
+PROBE = "compose.yaml:tests/container/compose.probe.yaml"
+DEADLINE = 60.0  # s; generous, because tests share the machine
+COMMAND_DEADLINE = 240  # s; the builds of a whole image included
+# Below the ports that the kernel gives to outgoing connections, so that none of those takes it between two starts.
+PORTS = range(18800, 18900)
+
+
+def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+    """Poll `condition` until it is true and give its value; a test failure that names `what` otherwise."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline} s: {what}")
+        time.sleep(0.1)
+    return value
+
+
+def bare_environment() -> dict[str, str]:
+    """The tests' own environment without anything that would set up a stack."""
+    ours = {name.upper() for name in Settings.model_fields} | check_env.compose_knobs().keys()
+    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("COMPOSE_")}
+    return kept | {"COMPOSE_DISABLE_ENV_FILE": "1"}  # a .env of whoever runs the tests
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `docker`; where it must succeed (`check`) and does not, the test fails with what it said."""
+    return run(["docker", *arguments], bare_environment(), ROOT, check)
+
+
+def run(
+    command: list[str], environ: Mapping[str, str], cwd: Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with `environ` alone as its environment."""
+    done = subprocess.run(
+        command, env=dict(environ), cwd=cwd, capture_output=True, text=True, timeout=COMMAND_DEADLINE, check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    return iter(PORTS)
+
+
+def free_port() -> int:
+    """Give a port of the loopback interface that nobody listens on and that no other test got."""
+    for port in _ports():
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RuntimeError(f"all ports from {PORTS.start} to {PORTS.stop - 1} are taken")
+
+
+class Stack:
+    """One project. `settings` are the shell's variables; `env_files` go before them, as `--env-file`."""
+
+    def __init__(
+        self, name: str, settings: Mapping[str, str], root: Path = ROOT, env_files: tuple[str, ...] = ()
+    ) -> None:
+        self.name = name
+        self.port = free_port()
+        self.root = root
+        self.env_files = env_files
+        self.environ = {
+            **bare_environment(),
+            "COMPOSE_PROJECT_NAME": name,
+            "HTTP_PORT": str(self.port),
+            **settings,
+        }
+
+    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `docker compose` for this project."""
+        files = [word for file in self.env_files for word in ("--env-file", file)]
+        command = ["docker", "compose", "--progress", "quiet", *files, *arguments]
+        return run(command, self.environ, self.root, check)
+
+    def up(self, *arguments: str) -> None:
+        """Start it and wait until it is healthy; where it does not become so, the test fails with its logs."""
+        waiting = ("--detach", "--no-build", "--wait", f"--wait-timeout={DEADLINE:.0f}")
+        done = self.compose("up", *waiting, *arguments, check=False)
+        if done.returncode:
+            raise AssertionError(f"docker compose up failed\n{done.stderr}\n{self.logs()}")
+
+    def down(self) -> None:
+        """Remove all of it at once; how it stops by itself is a test of its own."""
+        self.compose("down", "--timeout", "0", "--volumes", "--remove-orphans")
+
+    def logs(self, *services: str) -> str:
+        """Give the last log lines of `services`, or of all, and what became of the containers."""
+        state = self.compose("ps", "--all", "--format", "table {{.Name}}\t{{.Status}}", check=False)
+        lines = self.compose("logs", "--no-color", "--tail", "60", *services, check=False)
+        return f"{state.stdout}\n{lines.stdout}{lines.stderr}"
+
+    def log(self, service: str) -> list[str]:
+        """Give all lines of the containers of `service`, as they wrote them."""
+        return self.compose("logs", "--no-color", "--no-log-prefix", service).stdout.splitlines()
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """Give `docker inspect` of each container of `service`, stopped ones too."""
+        ids = self.compose("ps", "--all", "--quiet", service).stdout.split()
+        return list(json.loads(docker("inspect", *ids).stdout)) if ids else []
+
+    def container(self, service: str) -> dict[str, Any]:
+        """Give `docker inspect` of the one container of `service`."""
+        (only,) = self.containers(service)
+        return only
+
+    def python(self, code: str) -> Any:
+        """Run `code` in a container of the app that runs and decode the JSON that it prints."""
+        running = [container["Id"] for container in self.containers("app") if container["State"]["Running"]]
+        return json.loads(docker("exec", running[0], "python3", "-c", code).stdout)
+
+    def effective(self) -> dict[str, Any]:
+        """Give the settings in force as a container of the app prints them."""
+        done = self.compose("run", "--rm", "--no-deps", "-T", "check", "docker/gunicorn_conf.py")
+        return dict(json.loads(done.stdout))
+
+    @functools.cached_property
+    def client(self) -> httpx.Client:
+        """A client of nginx, with a fresh connection for each request."""
+        host = self.environ.get("HTTP_HOST") or "127.0.0.1"
+        return httpx.Client(
+            base_url=f"http://{host}:{self.port}", timeout=DEADLINE, headers={"connection": "close"}, trust_env=False
+        )
+
+    def get(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Request `path` through nginx."""
+        return self.client.get(path, **options)
+
+    def seen(self, path: str = "/", **options: Any) -> Any:
+        """Request `path` of the probe through nginx and give what it saw."""
+        answer = self.get(path, **options)
+        assert answer.status_code == 200, answer.text
+        return answer.json()

@@ -1,0 +1,100 @@
+"""Each env/<profile>.env starts and serves, from a copy of the project: its own .local.env files do not count."""
+
+# ruff: noqa: S108 - the paths are inside containers
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack import images as base_images
+from tests.container.conftest import Start
+from tests.container.project import ROOT, Stack, bare_environment, docker, run, until
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("app", "docker", "nginx", "requirements", "env"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.local.env"))
+    for name in ("compose.yaml", "compose.dev.yaml", ".dockerignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def built_here(built: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A tag of its own for images that the profile builds otherwise."""
+    choice = {**built, "TAG": f"{built['TAG']}-own"}
+    yield choice
+    docker("image", "rm", "--force", *(f"{built[name]}:{choice['TAG']}" for name in ("APP_IMAGE", "NGINX_IMAGE")))
+
+
+def serves(stack: Stack) -> None:
+    assert stack.get().json() == {"Hello": "World"}
+    assert stack.get("/items/42?q=foo").json() == {"item_id": 42, "q": "foo"}
+    assert stack.get("/items/many").status_code == 422
+    assert stack.get("/healthz").status_code == 404
+
+
+def effective(stack: Stack) -> dict[str, object]:
+    container = stack.container("app")["Id"]
+    return dict(json.loads(docker("exec", container, "python3", "docker/gunicorn_conf.py").stdout))
+
+
+def test_every_profile_has_a_test() -> None:
+    names = {file.stem for file in (ROOT / "env").glob("*.env") if not file.name.endswith(".local.env")}
+    assert names == {"dev", "prod", "loadtest", "offline"}
+
+
+def test_prod(start: Start, project: Path) -> None:
+    stack = start(root=project, env_files=("env/prod.env",))
+    serves(stack)
+    found = effective(stack)
+    assert (found["preload_app"], found["log_format"], found["accesslog"]) == (True, "json", None)
+    until(lambda: any('"/items/42?q=foo"' in line for line in stack.log("nginx")), "nginx logs the requests")
+    lines = [json.loads(line) for line in stack.log("app")]
+    assert not [line for line in lines if "path" in line], "one access log is enough"
+    assert len(lines) > 3
+
+
+def test_loadtest(start: Start, project: Path) -> None:
+    stack = start(root=project, env_files=("env/loadtest.env",))
+    serves(stack)
+    assert stack.container("app")["HostConfig"]["NanoCpus"] == 10**9
+    assert effective(stack)["workers"] == 3, "2 × 1 + 1"
+    done = docker("exec", stack.container("nginx")["Id"], "ls", "/tmp/nginx/conf.d")
+    assert done.stdout == "", "no limits"
+
+
+def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
+    stack = start(images=built_here, root=project, env_files=("env/dev.env",), up=False)
+    stack.compose("build")
+    stack.up()
+    serves(stack)
+    assert effective(stack)["workers"] == 1
+    assert any("[DEBUG]" in line for line in stack.log("app"))
+    main = project / "app/main.py"
+    main.write_text(main.read_text().replace('"World"', '"saved"'))
+    until(lambda: stack.get().text == '{"Hello":"saved"}', "the saved file is served")
+    # Hardened nevertheless.
+    host = stack.container("app")["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["CapDrop"]) == (True, ["ALL"])
+    assert stack.container("app")["State"]["Health"]["Status"] == "healthy"
+
+
+def test_offline(start: Start, project: Path, built_here: dict[str, str]) -> None:
+    for base in base_images.BASES:
+        if docker("image", "inspect", base.stand_in, check=False).returncode:
+            command = [str(ROOT / "docker/debian-images.sh"), base.built_by]
+            done = run(command, bare_environment(), ROOT, check=False)
+            if done.returncode:
+                pytest.skip(f"{base.stand_in} cannot be built here: {done.stderr.strip().splitlines()[-1]}")
+    chosen = {name: value for name, value in built_here.items() if name not in ("PYTHON_IMAGE", "NGINX_BASE_IMAGE")}
+    stack = start(images=chosen, root=project, env_files=("env/offline.env",), up=False)
+    stack.compose("build")
+    stack.up()
+    serves(stack)
+    release = docker("exec", stack.container("nginx")["Id"], "cat", "/etc/os-release").stdout
+    assert "ID=debian" in release

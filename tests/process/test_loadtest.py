@@ -1,0 +1,152 @@
+"""The whole pipeline on real processes, with applications whose best worker count is known."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest import machine, report
+from loadtest.experiment import Experiment, begin
+from loadtest.options import Options
+from loadtest.schedule import Plan
+from loadtest.targets.processes import Processes
+from stack import ROOT
+from stack.environment import Environment
+
+APPS = "tests.unit.loadtest.slow_apps"
+
+
+class Silent:
+    """Nobody watches."""
+
+    def stage(self, text):
+        pass
+
+    def plan(self, steps, seconds):
+        pass
+
+    def begin(self, step):
+        pass
+
+    def progress(self, records):
+        pass
+
+    def done(self, run):
+        print(run.workers, round(run.throughput), run.state, [finding.reason for finding in run.findings])
+
+
+@pytest.fixture
+def quiet_host(monkeypatch):
+    """Whoever else works on this machine must not spoil these tests; the rule about others has a test of its own."""
+    monkeypatch.setattr(machine, "others", lambda *_: machine.Others(0.0, 0.0, ""))
+
+
+def measured(folder, workers, rounds=3, **values):
+    values = {**os.environ, "ACCESS_LOG": "", "LOG_LEVEL": "warning", **values}
+    environment = Environment("", (), values, {}, {}, [])
+    target = Processes(environment)
+    plan = Plan(rounds=rounds, capacity=3, latency=0, warm_up=4, pilot=(32,))
+    try:
+        found = begin(Options(workers=workers, seed=7), target, environment, Silent())
+        found.setup.rounds, found.setup.capacity_seconds = plan.rounds, plan.capacity
+        experiment = Experiment(target, found, plan, folder, Silent())
+        experiment.run()
+    finally:
+        target.close()
+    print(found.verdict)
+    return found
+
+
+def test_cpu_bound_application_on_one_cpu_needs_no_second_worker(tmp_path, quiet_host):
+    found = measured(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
+    verdict = found.verdict
+    assert verdict.kind == "no_difference" or (verdict.kind, verdict.workers) == ("recommend", 1)
+    assert found.limits.cpus == 1
+    assert all(path.exists() for path in report.write(found, tmp_path))
+
+
+def test_blocking_application_needs_more_workers(tmp_path, quiet_host):
+    found = measured(tmp_path, (1, 3), APP_MODULE=f"{APPS}:blocking")
+    assert (found.verdict.kind, found.verdict.workers) == ("recommend", 3)
+    assert all(len(run.workers_seen) == run.workers for run in found.runs)
+    assert all(run.memory > 2**20 for run in found.runs)
+
+
+def test_starved_generator_recommends_nothing(tmp_path, quiet_host):
+    with held_at_a_tenth():
+        found = measured(tmp_path, (1, 2), rounds=2)
+    assert found.verdict.kind == "cannot_recommend"
+    assert "generator" in found.verdict.reason
+    assert "GENERATORS" in found.verdict.next_step
+
+
+@contextlib.contextmanager
+def held_at_a_tenth():
+    """Let every load generator below this process run for 10 ms of every 100 ms, once it has started up."""
+    over = threading.Event()
+
+    def hold():
+        while not over.wait(0.01):
+            held = [one for one in psutil.Process().children(recursive=True) if has_begun(one)]
+            for sig, pause in ((signal.SIGSTOP, 0.09), (signal.SIGCONT, 0.0)):
+                for one in held:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.send_signal(sig)
+                time.sleep(pause)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        over.set()
+        holder.join()
+
+
+def has_begun(process):
+    with contextlib.suppress(psutil.NoSuchProcess, OSError):
+        command = process.cmdline()
+        return "--seconds" in command and Path(command[command.index("--seconds") + 1]).stat().st_size > 0
+    return False
+
+
+def test_interrupted_experiment_leaves_a_usable_result():
+    environ = {**os.environ, "TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadtest"],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "1 of 6" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, "".join(lines) + rest
+    written = [ROOT / name for name in rest[rest.index("written:") :].split()[1:]]
+    try:
+        found = json.loads(next(path for path in written if path.name == "results.json").read_text())
+        assert found["state"] == "interrupted"
+        assert len(found["runs"]) == 1
+        assert "RESUME=" in rest
+        assert all(path.stat().st_size for path in written)
+        assert not [child for child in children if child.is_running()]
+    finally:
+        for path in written:
+            path.unlink()
+        written[0].parent.rmdir()

@@ -1,0 +1,318 @@
+"""The stack as local processes: `up`, `down` and everything between, in a copy of the repository."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = ["app", "docker", "nginx", "stack", "env", "compose.yaml", "compose.dev.yaml"]
+LINE = 'return {"Hello": "World"}'
+needs_nginx = pytest.mark.skipif(
+    not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_NGINX") != "1",
+    reason="nginx is not installed",
+)
+
+
+class Repository:
+    """A copy of the repository whose commands find no Docker Engine."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in COPIED:
+            source = ROOT / name
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, root / name, ignore=ignore) if source.is_dir() else shutil.copy2(source, root)
+        self.root = root
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.nginx = True
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": str(self.root), "HTTP_PORT": str(self.port), "MAX_WORKERS": "1",
+            "GRACEFUL_TIMEOUT": "6", "KEEP_ALIVE": "1", "DOCKER_HOST": f"unix://{self.root}/no-engine",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
+        program = ["-m", "stack"]
+        if not self.nginx:
+            hide = "import stack.local, stack.__main__ as main; stack.local.PATH = '/nonexistent'; main.main()"
+            program = ["-c", hide]
+        return subprocess.run(
+            [sys.executable, *program, *arguments], cwd=self.root, env=environ | variables, check=False,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    def ok(self, *arguments: str, **variables: str) -> str:
+        done = self.run(*arguments, **variables)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self.logs()}"
+        return done.stdout
+
+    def refused(self, *arguments: str, **variables: str) -> tuple[int, list[str]]:
+        done = self.run(*arguments, **variables)
+        assert "Traceback (most" not in done.stderr.splitlines()[0]
+        return done.returncode, done.stderr.splitlines()
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {file.name}\n{file.read_text()[-2000:]}" for file in self.root.glob(".run/*.log"))
+
+    def get(self, path: str = "/") -> httpx.Response:
+        return httpx.get(self.url + path, trust_env=False, timeout=20)
+
+    def edit(self, old: str, new: str) -> None:
+        file = self.root / "app/main.py"
+        file.write_text(file.read_text().replace(old, new))
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes whose working folder is this repository's."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == str(self.root) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def assert_gone(self) -> None:
+        assert not self.processes()
+        assert not list(self.root.rglob("*.sock"))
+        assert not list(self.root.rglob("*.pid"))
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", self.port))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[Repository]:
+    it = Repository(tmp_path / "r")
+    yield it
+    for process in it.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+class Load:
+    """Requests one after the other until it is left, and what became of them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answers: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            while not self._stop.wait(0.01):
+                try:
+                    self.answers[str(client.get(self.url).status_code)] += 1
+                except httpx.HTTPError as error:
+                    self.answers[repr(error)] += 1
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def assert_serves(repository: Repository) -> None:
+    assert repository.get("/").json() == {"Hello": "World"}
+    assert repository.get("/items/42?q=foo").json() == {"item_id": 42, "q": "foo"}
+
+
+@needs_nginx
+def test_up_serves_and_down_leaves_nothing(repository: Repository) -> None:
+    said = repository.ok("up")
+    assert "no Docker Engine (" in said
+    assert f"the stack answers at {repository.url}/" in said
+    assert_serves(repository)
+    assert repository.get("/readyz").status_code == 404
+    listed = repository.ok("ps")
+    assert "app-1: process" in listed
+    assert "nginx: process" in listed
+    assert "GET /items/42?q=foo" in repository.ok("logs")
+    repository.ok("down")
+    repository.assert_gone()
+    assert "nothing of the stack runs" in repository.ok("down")
+
+
+@needs_nginx
+def test_a_second_up_applies_changes_and_fails_no_request(repository: Repository) -> None:
+    repository.ok("up")
+    repository.edit(LINE, 'return {"Hello": "again"}')
+    with Load(repository.url) as load:
+        repository.ok("up")
+    assert set(load.answers) == {"200"}
+    assert repository.get("/").json() == {"Hello": "again"}
+    # Changed settings of nginx take a new nginx.
+    repository.ok("up", SERVER_NAME="example.org")
+    with pytest.raises(httpx.TransportError):
+        repository.get("/")
+    repository.ok("down")
+    repository.assert_gone()
+
+
+@needs_nginx
+def test_down_kills_no_stranger_with_a_reused_id(repository: Repository) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        repository.ok("up")
+        pidfile = repository.root / ".run/app-1.pid"
+        arbiter = psutil.Process(int(pidfile.read_text().split()[0]))
+        pidfile.write_text(f"{stranger.pid} {pidfile.read_text().split()[1]}\n")
+        repository.ok("down")
+        assert stranger.poll() is None
+        assert arbiter.is_running()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Repository) -> None:
+    with socket.create_server(("127.0.0.1", repository.port)):
+        status, lines = repository.refused("up")
+    assert status == 2
+    (line,) = lines
+    assert line.startswith(f"HTTP_PORT={repository.port}: cannot listen there: Address already in use; allowed: ")
+    assert not repository.processes()
+
+
+def test_settings_that_are_wrong_start_nothing(repository: Repository) -> None:
+    (repository.root / "env/x.env").write_text("KEEP_ALIVE=many\nLOG_LEVEL=loud\nAPP_MODULE=app.nope:app\n")
+    status, lines = repository.refused("up", PROFILE="x", KEEP_ALIVE="many")
+    assert status == 2
+    assert [line.partition("=")[0] for line in lines] == [
+        "KEEP_ALIVE",
+        "env/x.env:2: LOG_LEVEL",
+        "env/x.env:3: APP_MODULE",
+    ]
+    assert repository.refused("up", PROFILE="nope") == (
+        2, ["PROFILE=nope: there is none; allowed: dev, loadtest, offline, prod, x"],
+    )  # fmt: skip
+    assert not repository.processes()
+
+
+@needs_nginx
+def test_an_application_that_fails_at_its_start_is_shown_and_nothing_is_left(repository: Repository) -> None:
+    lifespan = (
+        "async def boom(app):\n    raise RuntimeError('no database')\n    yield\n\n\napp.router.lifespan_context = "
+    )
+    repository.edit("@app.get", f"import contextlib\n\n\n@contextlib.asynccontextmanager\n{lifespan}boom\n\n\n@app.get")
+    status, lines = repository.refused("up")
+    assert status
+    assert "RuntimeError: no database" in "\n".join(lines)
+    assert lines[-1] == "app-1 has ended: its last log lines are above"
+    repository.assert_gone()
+
+
+def effective(repository: Repository, **variables: str) -> str:
+    repository.ok("up", **variables)
+    log = next(repository.root.glob(".run/app-*.log")).read_text()
+    repository.ok("down")
+    return log
+
+
+@needs_nginx
+def test_profile_local_file_and_shell_reach_the_processes(repository: Repository) -> None:
+    (repository.root / "env/x.env").write_text("BACKLOG=100\nTIMEOUT=101\nKEEP_ALIVE=3\n")
+    (repository.root / "env/x.local.env").write_text("TIMEOUT=102\nKEEP_ALIVE=4\n")
+    log = effective(repository, PROFILE="x", KEEP_ALIVE="2")
+    assert all(text in log for text in ('"backlog": 100', '"timeout": 102', '"keepalive": 2'))
+
+
+@needs_nginx
+def test_a_reload_takes_new_code_and_refuses_broken_code(repository: Repository) -> None:
+    repository.ok("up")
+    repository.edit(LINE, 'return {"Hello": "reloaded"}')
+    with Load(repository.url) as load:
+        assert "not picked up: settings" in repository.ok("reload")
+    assert set(load.answers) == {"200"}
+    # The old worker goes on until the new one is ready; from then on it is the new one that answers.
+    deadline = 20
+    while repository.get("/").json() != {"Hello": "reloaded"} and deadline:
+        deadline -= 1
+        threading.Event().wait(0.5)
+    assert deadline
+    repository.edit("app = ", "import nope\n\napp = ")
+    status, lines = repository.refused("reload")
+    assert status == 2
+    assert lines[0].startswith("APP_MODULE=app.main:app: cannot be imported: ModuleNotFoundError")
+    assert lines[-1] == "not reloaded: the service goes on as it is"
+    (repository.root / "docker/gunicorn_conf.py").write_text("bind = (")
+    assert repository.refused("reload")[1] == [
+        "SyntaxError: '(' was never closed", "not reloaded: the service goes on as it is",
+    ]  # fmt: skip
+    assert repository.get("/").json() == {"Hello": "reloaded"}
+
+
+@needs_nginx
+def test_deploy_and_scale_fail_no_request(repository: Repository) -> None:
+    repository.ok("up")
+    with Load(repository.url + "/") as load:
+        assert "replicas: app-1, app-2" in repository.ok("scale", "2")
+        repository.edit(LINE, 'return {"Hello": "deployed"}')
+        repository.ok("deploy", MAX_WORKERS="2")
+        assert repository.get("/").json() == {"Hello": "deployed"}
+        assert "replicas: app-3\n" in repository.ok("scale", "1")
+        repository.edit("app = ", "import nope\n\napp = ")
+        assert repository.refused("deploy")[0] == 2
+    assert set(load.answers) == {"200"}
+    assert '"workers": 2' in (repository.root / ".run/app-3.log").read_text()
+    repository.ok("down")
+    repository.assert_gone()
+
+
+@needs_nginx
+def test_a_deploy_that_would_need_another_nginx_is_refused(repository: Repository) -> None:
+    repository.ok("up")
+    status, lines = repository.refused("deploy", KEEP_ALIVE="2")
+    assert status
+    assert lines == ["nginx's settings changed too, and replacing it refuses connections for about a second: make up"]
+
+
+@pytest.mark.parametrize("command", [["reload"], ["deploy"], ["scale", "2"], ["ps"], ["logs"]])
+def test_commands_for_what_runs_say_that_nothing_does(repository: Repository, command: list[str]) -> None:
+    assert repository.refused(*command) == (1, ["nothing runs: make up"])
+
+
+@needs_nginx
+def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path) -> None:
+    it = Repository(tmp_path / "a folder with spaces, and a name that is longer than a socket's path may be" / "r")
+    try:
+        it.ok("up")
+        assert_serves(it)
+        it.ok("down")
+        it.assert_gone()
+        assert not list(Path("/tmp").glob(f"greenstack-{os.getuid()}-*/nginx"))  # noqa: S108
+    finally:
+        for process in it.processes():
+            process.kill()
+
+
+def test_without_nginx_gunicorn_answers_at_the_same_address(repository: Repository) -> None:
+    repository.nginx = False
+    assert "nginx is not installed: Gunicorn answers by itself" in repository.ok("up")
+    assert_serves(repository)
+    assert repository.get("/").headers.get("server") is None
+    repository.edit(LINE, 'return {"Hello": "again"}')
+    repository.ok("up")
+    assert repository.get("/").json() == {"Hello": "again"}
+    assert "without nginx in front" in repository.refused("deploy")[1][0]
+    repository.ok("down")
+    repository.assert_gone()

@@ -1,0 +1,223 @@
+"""What nginx does at the edge: routes, headers, errors, limits and the log, asked as a client would."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.process.nginx_helpers import START, Nginx, needs_nginx, nginx
+
+pytestmark = needs_nginx
+
+HEALTH = ["/healthz", "/readyz", "/metrics", "/metrics/", "/healthz/live", "//readyz", "/x/../metrics", "/%72eadyz"]
+FORGED = [
+    "X_Forwarded_For", "X_Forwarded_Proto", "X_Forwarded_Host", "X_Forwarded_Port", "X_Real_IP", "X_Request_ID",
+    "Forwarded",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def edge() -> Iterator[Nginx]:
+    """nginx with default settings and one app."""
+    with nginx() as server:
+        server.app()
+        yield server.start()
+
+
+def detail(message: str) -> bytes:
+    return b'{"detail":"%s"}' % message.encode()
+
+
+def test_request_reaches_the_app_as_it_was_sent(edge: Nginx) -> None:
+    seen = edge.seen("/items/4%32?q=a%20b&q=/../c", "PUT", b"x" * 100_000, X_Mine="yes")
+    assert (seen["method"], seen["target"], seen["body"]) == ("PUT", "/items/4%32?q=a%20b&q=/../c", 100_000)
+    assert ["x-mine", "yes"] in seen["headers"]
+    assert "connection" not in dict(seen["headers"]), "the connection to the app stays open"
+
+
+@pytest.mark.parametrize("path", HEALTH)
+def test_health_never_leaves(edge: Nginx, path: str) -> None:
+    answer = edge.get(path)
+    assert (answer.status, answer.body) == (404, detail("Not Found"))
+
+
+def test_paths_that_only_look_like_health_pass(edge: Nginx) -> None:
+    assert edge.get("/healthzoo").status == edge.get("/my/readyz").status == 200
+
+
+def test_forwarded_headers_are_overwritten(edge: Nginx) -> None:
+    seen = edge.seen("/", "GET", b"", **dict.fromkeys(FORGED, "forged"), Host="Example.ORG:8443")
+    assert "forged" not in str(seen)
+    headers = dict(seen["headers"])
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["host"] == headers["x-forwarded-host"] == "example.org:8443", "with the port, for redirects"
+    names = [name for name, _ in seen["headers"]]
+    assert len(names) == len(set(names)), "each once"
+
+
+def test_underscores_do_not_make_a_forwarded_header(edge: Nginx) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
+    assert b"6.6.6.6" not in edge.raw(request)
+
+
+def test_request_id_is_ours_and_is_returned(edge: Nginx) -> None:
+    answer = edge.get("/", X_Request_ID="chosen-by-the-client")
+    returned = answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", returned)
+    assert f'["x-request-id", "{returned}"]'.encode() in answer.body
+    assert edge.get("/").headers["x-request-id"] != returned
+    assert edge.raw(b"GET / HTTP/1.0\r\n\r\n").lower().count(b"x-request-id:") == 1, "the app's own is replaced"
+    assert re.fullmatch("[0-9a-f]{32}", edge.get("/readyz").headers["x-request-id"]), "errors have one too"
+
+
+def test_versions_are_not_told(edge: Nginx) -> None:
+    assert edge.get("/").headers["server"] == edge.get("/readyz").headers["server"] == "nginx"
+
+
+def test_the_apps_errors_pass_untouched(edge: Nginx) -> None:
+    for status in (404, 422, 500, 502, 503):
+        answer = edge.get(f"/?status={status}")
+        assert answer.status == status
+        assert b'"target"' in answer.body
+        assert "retry-after" not in answer.headers
+
+
+def test_body_too_large(edge: Nginx) -> None:
+    answer = edge.get("/", "POST", b"x" * (10 * 2**20 + 1))
+    assert (answer.status, answer.body) == (413, detail("Content Too Large"))
+    assert edge.get("/", "POST", b"x" * 10 * 2**20).status == 200
+
+
+def test_uri_too_long(edge: Nginx) -> None:
+    answer = edge.get("/" + "a" * 8192)
+    assert (answer.status, answer.body) == (414, detail("URI Too Long"))
+    assert answer.headers["content-type"] == "application/json"
+    assert edge.get("/" + "a" * 8000).status == 200
+
+
+def test_header_too_large(edge: Nginx) -> None:
+    answer = edge.get("/", X_Large="a" * 8192)
+    assert (answer.status, answer.body) == (431, detail("Request Header Fields Too Large"))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    ],
+    ids=["no-request", "no-host", "zero-byte", "bad-host"],
+)
+def test_bad_requests(edge: Nginx, request_: bytes) -> None:
+    head, _, body = edge.raw(request_).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body == detail("Bad Request")
+
+
+def test_slow_head_and_body_never_reach_the_app(edge: Nginx) -> None:
+    with socket.create_connection(edge.address, timeout=START) as client:
+        client.sendall(b"POST /count/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+        edge.get("/count/quick", "POST", b"x")
+        assert edge.journal.read_text().split() == ["quick"]
+        client.sendall(b"67890")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_large_answers_arrive_whole(edge: Nginx) -> None:
+    # Beyond all of nginx's buffers; the reader is slower than the app, which has to wait.
+    with socket.create_connection(edge.address, timeout=START) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(b"GET /?bytes=9000000 HTTP/1.0\r\n\r\n")
+        edge.get("/", "POST", b"x")
+        assert len(b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")[2]) == 9_000_000
+    assert not list((edge.run / "temp" / "proxy").rglob("*/*")), "nothing of it was on disk"
+
+
+def test_websockets_are_upgraded_and_nothing_else(edge: Nginx) -> None:
+    upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\nUpgrade: {}\r\n\r\n"
+    with socket.create_connection(edge.address, timeout=START) as client:
+        client.sendall(upgrade.format("keep-alive, Upgrade", "WebSocket").encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 101")
+        for message in (b"one", b"\x00\xff"):
+            client.sendall(message)
+            assert client.recv(1000) == message
+    for connection, protocol in (("upgrade", "h2c"), ("upgrade", "websocket2"), ("keep-alive, Upgrade", "")):
+        assert (
+            not {"upgrade", "connection"}
+            & dict(edge.seen("/", Connection=connection, Upgrade=protocol)["headers"]).keys()
+        )
+
+
+def test_log_line(edge: Nginx) -> None:
+    answer = edge.get('/log?"\\=1&seconds=0.1', User_Agent='quo"te\\\t\x1b', Referer="http://a/b", Host="x:1")
+    entry = edge.logged('/log?"\\=1&seconds=0.1')
+    assert entry["request_id"] == answer.headers["x-request-id"]
+    assert (entry["client"], entry["method"], entry["host"]) == ("127.0.0.1", "GET", "x")
+    assert (entry["protocol"], entry["status"], entry["referer"]) == ("HTTP/1.1", 200, "http://a/b")
+    assert entry["user_agent"] == 'quo"te\\\t\x1b'
+    assert entry["bytes"] > len(answer.body)
+    assert 0.1 <= entry["duration"] < START
+    assert entry["upstream"].startswith("unix:")
+    assert entry["upstream_status"] == "200"
+    assert 0.1 <= float(entry["upstream_duration"]) <= entry["duration"] + 0.01  # both are rounded
+    assert float(entry["upstream_connect"]) < 0.1
+    assert time.strptime(entry["time"], "%Y-%m-%dT%H:%M:%S%z")
+
+
+def test_log_line_of_a_request_nginx_answers(edge: Nginx) -> None:
+    edge.get("/metrics?log")
+    entry = edge.logged("/metrics?log")
+    assert (entry["status"], entry["upstream"], entry["upstream_status"]) == (404, "", "")
+
+
+def test_any_host_is_served_without_a_server_name(edge: Nginx) -> None:
+    assert edge.get("/", Host="whoever.example").status == 200
+    assert edge.raw(b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_unknown_hosts_are_dropped() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(expect=None, SERVER_NAME="a.example *.b.example")
+        for host in ("a.example", "A.EXAMPLE:8080", "www.b.example"):
+            assert server.get("/", Host=host).status == 200
+        for lines in ("Host: c.example", "Host: 127.0.0.1", "X: no host"):
+            assert server.raw(f"GET / HTTP/1.0\r\n{lines}\r\n\r\n".encode()) == b""
+
+
+def test_rate_limit() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(RATE_LIMIT="1", RATE_LIMIT_BURST="3")
+        answers = [server.get("/") for _ in range(8)]
+        refused = [answer for answer in answers if answer.status == 429]
+        assert answers[0].status == 200
+        assert refused
+        assert refused[0].body == detail("Too Many Requests")
+        assert refused[0].headers["retry-after"] == "1"
+
+
+def test_connection_limit() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(CONNECTION_LIMIT="2")
+        with socket.create_connection(server.address) as one, socket.create_connection(server.address) as two:
+            for client in (one, two):
+                client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            deadline = time.monotonic() + START
+            while (answer := server.get("/")).status != 429:
+                assert time.monotonic() < deadline
+            assert answer.body == detail("Too Many Requests")
+
+
+def test_limits_that_are_off() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(CONNECTION_LIMIT="0", CLIENT_MAX_BODY_SIZE="0")
+        assert server.get("/", "POST", b"x" * (11 * 2**20)).status == 200
+        assert not list((server.run / "conf.d").iterdir())

@@ -1,0 +1,311 @@
+"""nginx follows the folder of sockets, and neither that nor its own reload and stop lose a request."""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.chaos.load import Load, Request, post_problems, until
+from tests.process.nginx_helpers import START, Nginx, knows, needs_nginx, nginx
+
+pytestmark = needs_nginx
+
+SOON = 2.0  # s; a look a second, and what the look itself takes
+DEAD = 16.0  # s; sockets in use are asked again at every tenth look, and twice before one is given up
+
+
+@pytest.fixture
+def server() -> Iterator[Nginx]:
+    with nginx() as server:
+        yield server
+
+
+def posts(number: int) -> Request:
+    """Half POSTs with ids, half GETs; some take a while, so that something is always under way."""
+    wait = "?seconds=0.1" if number % 10 < 2 else ""
+    if number % 2:
+        return Request("POST", f"/count/{number}{wait}", {}, b"x", str(number))
+    return Request("GET", f"/get/{number}{wait}")
+
+
+def nothing_lost(server: Nginx, load: Load) -> None:
+    """No request failed, and no POST ran twice."""
+    assert not load.result.failures, load.result
+    assert not list(post_problems(load.result, server.journal.read_text().split()))
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process exists and is no zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
+
+
+def newer(server: Nginx, old: list[int]) -> bool:
+    """Tell whether it has other workers than the `old` ones."""
+    return not set(server.workers()) <= set(old)
+
+
+def uses(server: Nginx, *names: str) -> Callable[[], bool]:
+    return lambda: server.in_use == list(names)
+
+
+class Odd:
+    """A server on `path` that says `times` times that it is ready, then nothing more to that question.
+
+    Any other request is read and noted, and the connection closed without an answer.
+    """
+
+    def __init__(self, path: Path, times: int) -> None:
+        self.times, self.asked, self.requests = times, 0, list[bytes]()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.serve)
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    self.answer(connection, connection.recv(65536))
+
+    def answer(self, connection: socket.socket, request: bytes) -> None:
+        if not request.startswith(b"GET /readyz "):
+            self.requests.append(request)
+        elif self.asked < self.times:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.asked += 1
+        else:
+            connection.recv(1)  # until the other side gives up
+            self.asked += 1
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(START)
+        self.listener.close()
+
+
+def test_no_app_yet(server: Nginx) -> None:
+    server.start(expect=503)
+    answer = server.get("/", "POST", b"x")
+    assert answer.status == 503
+    assert answer.body == b'{"detail":"Service Unavailable"}'
+    assert answer.headers["retry-after"] == "1"
+    assert server.in_use == []
+    # What was kept open to nobody must not answer for the app.
+    server.app()
+    until(uses(server, "a"), SOON, "nginx found the app")
+    assert {server.get("/").status for _ in range(30)} == {200}
+
+
+def test_an_app_that_is_there_is_used_from_the_first_request_on(server: Nginx) -> None:
+    server.app()
+    server.start(expect=None)
+    assert server.get("/").status == 200
+
+
+def test_a_new_app_is_used_once_it_is_ready(server: Nginx) -> None:
+    server.app("a")
+    server.start()
+    status = server.sockets / "b.sock.status"
+    status.write_text("503")
+    server.app("b")
+    until((server.run / "answers" / "b.sock").exists, SOON, "b was asked")
+    assert server.in_use == ["a"]
+    status.unlink()
+    until(uses(server, "a", "b"), SOON, "b is used")
+    assert {server.seen("/")["app"] for _ in range(12)} == {app.address for app in server.apps}
+
+
+def test_an_app_without_a_readyz_of_its_own_is_used(server: Nginx) -> None:
+    (server.sockets / "a.sock.status").write_text("404")
+    server.app()
+    server.start()
+    internal = (server.run / "internal.sock").as_posix()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(internal)
+        client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 204"), "and the health check is content"
+
+
+def test_requests_are_shared_out_evenly(server: Nginx) -> None:
+    for name in "abc":
+        server.app(name)
+    server.start()
+    apps = [server.seen("/")["app"] for _ in range(60)]
+    assert {apps.count(app.address) for app in server.apps} == {20}
+
+
+def test_apps_come_and_go(server: Nginx) -> None:
+    server.app("a0")
+    server.start()
+    with Load(server.address, connections=16, make=posts) as load:
+        for turn in range(3):
+            old = server.apps[-1]
+            server.app(f"a{turn + 1}")
+            until(uses(server, f"a{turn}", f"a{turn + 1}"), SOON, "the new one is used")
+            old.stop()
+            until(uses(server, f"a{turn + 1}"), SOON, "the old one is not")
+        load.wait_for(load.result.total + 100)
+    nothing_lost(server, load)
+
+
+def test_connections_that_were_idle_meanwhile_go_on(server: Nginx) -> None:
+    # Those of clients of an nginx that would reload end here, or in an old worker that knows only the old app.
+    server.app("a")
+    server.start()
+    with socket.create_connection(server.address, timeout=START) as client:
+        request = b"POST /count/%d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+        client.sendall(request % 1)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        server.app("b")
+        until(uses(server, "a", "b"), SOON, "b is used")
+        server.apps[0].stop()
+        until(uses(server, "b"), SOON, "a is not")
+        client.sendall(request % 2)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_killed_app_costs_no_later_request(server: Nginx) -> None:
+    for name in "ab":
+        server.app(name)
+    server.start()
+    server.apps[0].kill()  # its socket stays
+    for number in range(20):
+        assert server.get(f"/count/{number}", "POST", b"x").status == 200
+    until(uses(server, "b"), DEAD, "the dead socket is dropped")
+    assert (server.sockets / "a.sock").exists()
+    server.app("a")
+    until(uses(server, "a", "b"), SOON, "made anew, it is used again")
+
+
+def test_the_last_app_is_killed_and_made_anew(server: Nginx) -> None:
+    server.app()
+    server.start()
+    server.apps[0].kill()
+    answer = server.get("/", "POST", b"x")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1"), "nobody took it: it may be repeated"
+    server.app()
+    until(lambda: server.get("/").status == 200, SOON, "nginx found the new one")
+
+
+def test_nothing_happens_while_nothing_changes_and_busy_apps_stay(server: Nginx) -> None:
+    server.app("b")
+    with Odd(server.sockets / "a.sock", times=1) as busy:
+        server.start(expect=None)
+        assert server.in_use == ["a", "b"]
+        before = (server.run / "in-use").stat(), server.workers(), server.errors
+        until(lambda: busy.asked == 2, DEAD, "it was asked again, and did not answer")
+        server.app("c")
+        assert ((server.run / "in-use").stat(), server.workers(), server.errors) == before
+        until(uses(server, "a", "b", "c"), SOON, "a look later it is still there")
+
+
+def test_what_never_answered_is_not_used(server: Nginx) -> None:
+    server.start(expect=503)
+    (server.sockets / "no-socket.sock").touch()
+    with Odd(server.sockets / "a.sock", times=0), Odd(server.sockets / "a name.sock", times=9) as misnamed:
+        until((server.run / "answers" / "a.sock").exists, SOON, "it was asked")
+        server.app("b")
+        until(uses(server, "b"), 2 * SOON, "only b is used")
+        assert not misnamed.asked
+
+
+def test_what_broke_is_repeated_elsewhere_if_that_is_safe(server: Nginx) -> None:
+    with Odd(server.sockets / "bad.sock", times=1) as bad:
+        server.app("good")
+        server.start(expect=None)
+        assert {server.get("/").status for _ in range(12)} == {200}
+        assert bad.requests, "some were tried there first"
+        bad.requests.clear()
+        answers = [server.get(f"/count/{number}", "POST", b"x") for number in range(24)]
+    lost = [answer for answer in answers if answer.status != 200]
+    assert lost
+    assert len(lost) == len(bad.requests), "one try each"
+    assert len(lost) + len(server.journal.read_text().split()) == 24, "here or there"
+    assert (lost[0].status, lost[0].body) == (502, b'{"detail":"Bad Gateway"}')
+    assert "retry-after" not in lost[0].headers, "who knows whether it was executed"
+
+
+def test_hung_app_costs_504_and_the_others_nothing(server: Nginx) -> None:
+    server.app("a")
+    server.app("b")
+    server.start(GRACEFUL_TIMEOUT="8")  # s; so nginx waits for 2
+    with Load(server.address, rate=20, make=lambda number: Request("GET", f"/{number}")) as load:
+        start = time.monotonic()
+        answer = server.get("/hang")
+        took = time.monotonic() - start
+    assert (answer.status, answer.body) == (504, b'{"detail":"Gateway Timeout"}')
+    assert 2 <= took < 2 + 1.5, "tried once only"
+    assert not load.result.failures, load.result
+
+
+def test_reload_loses_nothing(server: Nginx) -> None:
+    server.app()
+    server.start()
+    # Older ones close idle connections when they reload; then there must be none.
+    kept = knows("keepalive_min_timeout 1s;", server.folder)
+    make = posts if kept else lambda number: replace(posts(number), headers={"Connection": "close"})
+    with Load(server.address, connections=16, make=make) as load:
+        for _ in range(3):
+            old = server.workers()
+            server.signal(signal.SIGHUP)
+            until(functools.partial(newer, server, old), START, "a new worker")
+            load.wait_for(load.result.total + 50)
+    nothing_lost(server, load)
+
+
+def test_stop_loses_nothing_and_ends_the_watcher(server: Nginx) -> None:
+    server.app()
+    server.start()
+    with socket.create_connection(server.address, timeout=START) as client:
+        client.sendall(b"POST /count/last?seconds=1.5 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        until(server.journal.exists, START, "the request is under way")
+        watcher = set(server.children()) - set(server.workers())
+        server.signal(signal.SIGQUIT)
+        until(lambda: not server.connects(), START, "nobody listens any more")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        assert client.recv(1) == b"", "and the connection is closed"
+    assert server.wait() == 0
+    assert len(watcher) == 1
+    until(lambda: not any(alive(pid) for pid in watcher), 2 * SOON, "the watcher has ended")
+    assert server.journal.read_text().split() == ["last"]
+    assert server.logged("/count/last?seconds=1.5")["status"] == 200, "its line was written out"
+
+
+def test_idle_clients_do_not_hold_up_the_stop(server: Nginx) -> None:
+    server.app()
+    server.start()
+    with socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        server.signal(signal.SIGQUIT)
+        assert server.process
+        assert server.process.wait(15 + START) == 0  # s; keepalive_timeout
+
+
+def test_start_again_after_a_crash(server: Nginx) -> None:
+    server.app()
+    server.start()
+    workers = server.workers()
+    server.signal(signal.SIGKILL)  # leaves its sockets behind
+    server.wait()
+    for pid in workers:  # in a container they end with PID 1
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not server.connects(), START, "its workers have ended")
+    server.start()
+    assert server.get("/").status == 200

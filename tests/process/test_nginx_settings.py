@@ -1,0 +1,195 @@
+"""From settings to nginx's configuration: what is derived, what is refused, and what linters say of the result."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server.settings import Settings
+
+from tests.chaos.load import until
+from tests.process.nginx_helpers import ENTRYPOINT, MISSING, PATH, START, App, Nginx, knows, needs_nginx, nginx
+
+pytestmark = needs_nginx
+TIMEOUTS = ("proxy_read_timeout", "proxy_send_timeout", "proxy_next_upstream_timeout")
+BUSYBOX = shutil.which("busybox", path=PATH)
+
+
+@pytest.fixture
+def server() -> Iterator[Nginx]:
+    with nginx() as server:
+        yield server
+
+
+def refused(server: Nginx, **settings: str) -> list[str]:
+    """Start it with settings that it must refuse, and give what it says."""
+    result = subprocess.run(
+        [ENTRYPOINT], env=server.environment(**settings), capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    return result.stderr.splitlines()
+
+
+def directives(server: Nginx) -> set[str]:
+    """The directives of the rendered configuration that stand on a line of their own."""
+    lines = (line.partition("#")[0].strip() for line in (server.run / "nginx.conf").read_text().splitlines())
+    return {line.removesuffix(";") for line in lines if line.endswith(";")}
+
+
+def test_nginx_is_there_where_it_must_be() -> None:
+    assert not MISSING
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "graceful_timeout"), [("5", "120"), ("1", "6"), ("0", "60"), ("4", "7"), ("600", "3600"), ("2", "1")]
+)
+def test_timers_are_derived(server: Nginx, keep_alive: str, graceful_timeout: str) -> None:
+    server.start(expect=503, KEEP_ALIVE=keep_alive, GRACEFUL_TIMEOUT=graceful_timeout)
+    settings = Settings.from_environ({"KEEP_ALIVE": keep_alive, "GRACEFUL_TIMEOUT": graceful_timeout})
+    found = directives(server)
+    if keep_alive == "0":
+        assert "keepalive_requests 1" in found, "no connection is used twice"
+    else:
+        assert f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms" in found
+    seconds = max(1, int(graceful_timeout) - 6)
+    assert seconds == 1 or seconds <= settings.request_timeout
+    assert {f"{name} {seconds}s" for name in TIMEOUTS} <= found
+    assert f"worker_shutdown_timeout {graceful_timeout}s" in found
+
+
+def test_idle_connections_to_the_app_are_closed_in_time(server: Nginx) -> None:
+    server.app()
+    server.start(KEEP_ALIVE="1")
+    app = server.apps[0].process.pid
+
+    def connections() -> int:
+        return sum("socket:" in os.readlink(entry) for entry in Path(f"/proc/{app}/fd").iterdir() if entry.is_symlink())
+
+    idle = connections() - 1
+    server.get("/")
+    until(lambda: connections() == idle, 1.0 + 0.5, "the connection is closed")
+
+
+def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
+    environment = {name: server.environment()[name] for name in ("PATH", "BIND", "NGINX_RUN_DIR", "NGINX_LISTEN")}
+    with server.error_log.open("wb") as errors:
+        server.process = subprocess.Popen([ENTRYPOINT], env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+    until(server.serving, START, "nginx listens")
+    settings = Settings()
+    assert {
+        f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms",
+        f"client_max_body_size {settings.client_max_body_size}",
+        f"worker_shutdown_timeout {settings.graceful_timeout}s",
+    } <= directives(server)
+    assert sorted(path.name for path in (server.run / "conf.d").iterdir()) == ["connection-limit.conf"]
+    limit = (server.run / "conf.d" / "connection-limit.conf").read_text()
+    assert f"limit_conn connections {settings.connection_limit};" in limit
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEEP_ALIVE", "-1"), ("KEEP_ALIVE", "5s"), ("KEEP_ALIVE", "010"), ("KEEP_ALIVE", "601"),
+        ("KEEP_ALIVE", "99999999999"), ("GRACEFUL_TIMEOUT", "0"), ("GRACEFUL_TIMEOUT", "1.5"),
+        ("GRACEFUL_TIMEOUT", "120\r"), ("GRACEFUL_TIMEOUT", " 12"), ("CONNECTION_LIMIT", "many"),
+        ("RATE_LIMIT", "-5"), ("RATE_LIMIT_BURST", "x"), ("CLIENT_MAX_BODY_SIZE", "10mb"),
+        ("CLIENT_MAX_BODY_SIZE", "m"), ("CLIENT_MAX_BODY_SIZE", "1;"), ("LOG_LEVEL", "verbose"),
+        ("SERVER_NAME", "a.example;"), ("SERVER_NAME", "a\nb"), ("SERVER_NAME", "~^x"),
+        ("BIND", "unix:relative.sock"), ("BIND", "unix:/run/app/no-ending"), ("BIND", "unix:/a b/c.sock"),
+        ("BIND", "unix:/run/{hostname}/app.sock"), ("BIND", "8080"), ("BIND", ":8080"), ("BIND", "app:"),
+        ("BIND", "a:b"), ("BIND", "unix:/run;}/a.sock"), ("BIND", "a:080"), ("BIND", "[::]:123456"),
+        ("NGINX_LISTEN", "80 80"),
+        ("NGINX_LISTEN", "x:"), ("APP_HOST", "a b"), ("NGINX_RUN_DIR", "/run/a b"), ("NGINX_RUN_DIR", "a"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_one_line(server: Nginx, name: str, value: str) -> None:
+    (line,) = refused(server, **{name: value})
+    assert line.startswith(f"nginx: {name}=")
+    assert ": must be " in line
+    assert line.isprintable()
+    assert not server.run.exists(), "nothing was begun"
+
+
+def test_all_faults_at_once(server: Nginx) -> None:
+    lines = refused(server, KEEP_ALIVE="x", RATE_LIMIT="x", LOG_LEVEL="x", BIND="x", SERVER_NAME="$x")
+    assert len(lines) == 5
+
+
+def test_a_missing_program_is_named(server: Nginx, tmp_path: Path) -> None:
+    for program in ("sh", "dirname", "tr", "mkdir", "nginx", "curl"):
+        (tmp_path / program).symlink_to(shutil.which(program, path=PATH) or program)
+    assert refused(server, PATH=str(tmp_path)) == ["nginx: the program envsubst is missing; install it"]
+
+
+def test_a_folder_that_cannot_be_written(server: Nginx) -> None:
+    server.folder.joinpath("file").touch()
+    lines = refused(server, NGINX_RUN_DIR=f"{server.folder}/file/run")
+    assert lines[-1] == f"nginx: NGINX_RUN_DIR={server.folder}/file/run: must be a folder that can be written"
+
+
+def test_what_this_nginx_knows_is_used(server: Nginx) -> None:
+    server.start(expect=503)
+    text = (server.run / "nginx.conf").read_text()
+    for directive in ("keepalive_min_timeout 15s;", "max_headers 100;"):
+        assert (directive in text) == knows(directive, server.folder)
+
+
+def test_tcp(server: Nginx) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server.apps.append(App(f"127.0.0.1:{port}", server.journal))
+    server.start(BIND=f"0.0.0.0:{port}", APP_HOST="127.0.0.1")
+    assert server.seen("/items/1")["app"] == f"127.0.0.1:{port}"
+    server.apps[0].kill()
+    assert server.get("/", "POST", b"x").status == 503, "refused, so nothing was sent"
+    assert not list((server.run / "slots").iterdir())
+    assert len(server.children()) == len(server.workers()), "no watcher"
+
+
+@pytest.mark.skipif(not BUSYBOX, reason="busybox is not installed")
+def test_the_shell_of_alpine_runs_it(server: Nginx, tmp_path: Path) -> None:
+    assert BUSYBOX
+    for program in ("sh", "cat", "tr", "awk", "ln", "mv", "rm", "mkdir", "nproc", "dirname", "sleep", "id"):
+        (tmp_path / program).symlink_to(BUSYBOX)
+    server.app()
+    with server.access_log.open("wb") as out, server.error_log.open("wb") as errors:
+        server.process = subprocess.Popen(
+            [tmp_path / "sh", ENTRYPOINT], stdout=out, stderr=errors,
+            env=server.environment(PATH=f"{tmp_path}:{PATH}"),
+        )  # fmt: skip
+    until(server.serving, START, server.errors)
+    assert server.get("/").status == 200
+    server.app("b")
+    until(lambda: server.in_use == ["a", "b"], START, "b is used")
+    server.apps[0].stop()
+    until(lambda: server.in_use == ["b"], START, "a is not")
+    server.signal(signal.SIGQUIT)
+    assert server.wait() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_any_user_will_do(server: Nginx) -> None:
+    server.folder.chmod(0o777)
+    server.app()
+    os.umask(0)
+    with server.access_log.open("wb") as out, server.error_log.open("wb") as errors:
+        server.process = subprocess.Popen(
+            [ENTRYPOINT], env=server.environment(), stdout=out, stderr=errors, user=12345, group=12345, extra_groups=[]
+        )
+    until(lambda: server.serving() or not server.running(), START, "it serves")
+    assert server.get("/", "POST", b"x" * 10**6).status == 200
+    assert server.errors.count("[warn]") == server.errors.count("a client request body is buffered") == 1
+
+
+def test_gixy_is_content(server: Nginx) -> None:
+    gixy = Path(sys.executable).with_name("gixy")
+    if not gixy.exists():
+        pytest.skip("gixy is not installed")
+    server.start(expect=None, SERVER_NAME="a.example", RATE_LIMIT="10")
+    result = subprocess.run([gixy, server.run / "nginx.conf"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

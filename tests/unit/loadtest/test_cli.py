@@ -1,0 +1,225 @@
+"""The command from options to exit status, with the measuring itself replaced."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from loadtest import ceiling, cli, measure, options, pilot, report, results, schedule, targets
+from loadtest.fleet import Local
+from loadtest.results import Ceiling, FindingResult, Pilot
+from loadtest.targets import NotReadyError, Snapshot
+from stack import ROOT
+from stack.console import CommandError
+from tests.unit.loadtest import made_up
+
+
+class FakeTarget:
+    """Runs what it is told to, and remembers it."""
+
+    kind, url, controls_workers = "processes", "http://127.0.0.1:1", True
+
+    def __init__(self):
+        self.started, self.closed = [], 0
+
+    def prepare(self):
+        pass
+
+    def start(self, workers):
+        self.started.append(workers)
+        if workers == 13:
+            raise NotReadyError("MAX_WORKERS=13: that many workers did not start")
+
+    def snapshot(self):
+        workers = {str(pid): {"cpu": 1.0, "memory": 2**25} for pid in range(self.started[-1] or 3)}
+        app = {
+            "workers": workers, "cpu_quota": 1.0, "usable_cpus": 1, "memory_limit": 2**30, "python": "3.14.0",
+        }  # fmt: skip
+        return Snapshot(app)
+
+    def fleet(self, count):
+        return Local(count)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """Replaces what takes time: `world.capacity` is what the application can do by workers."""
+
+    class World:
+        target = FakeTarget()
+        capacity = staticmethod(lambda workers: 1000.0 * min(workers, 2))
+        runs = 0
+        interrupt_at = None
+        spoil = None
+        rng = random.Random(1)  # noqa: S311
+
+        def run(self, target, step, its, progress):
+            self.runs += 1
+            if self.runs == self.interrupt_at:
+                raise KeyboardInterrupt
+            made = made_up.run(
+                step, self.capacity(step.workers or 1) * self.rng.uniform(0.995, 1.005), self.runs, self.rng
+            )
+            made.workers = step.workers or None
+            if self.spoil:
+                made.state = "invalid"
+                made.findings = [FindingResult(state="invalid", blame=self.spoil, reason="it was busy")]
+            return made
+
+    world = World()
+    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    monkeypatch.setattr(targets, "choose", lambda *_: world.target)
+    monkeypatch.setattr(ceiling, "measure", lambda *_: Ceiling(server="nginx", throughput=9000, busy=1))
+    monkeypatch.setattr(pilot, "sweep", lambda *_: Pilot(workers=3, users={64: 1000.0}, chosen=64, rising=False))
+    monkeypatch.setattr(measure, "run", world.run)
+    return world
+
+
+def run(**environ):
+    return cli.measure(options.read({"SEED": "1", **environ}))
+
+
+def only_folder(tmp_path):
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    return folder
+
+
+def test_recommendation_is_exit_0(world, tmp_path, capsys):
+    assert run() == 0
+    folder = only_folder(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html",
+        "results.json",
+        "recommendation.env",
+        "summary.md",
+    }
+    found = results.read(folder, "X")
+    assert found.state == "complete"
+    assert found.setup.workers == [1, 2, 3]
+    assert found.setup.current == 3
+    assert found.verdict.workers == 2
+    assert world.target.closed == 1
+    out = capsys.readouterr().out
+    assert "MAX_WORKERS=2" in out
+    assert "9 of 9" in out
+
+
+def test_every_visit_starts_the_application_afresh(world):
+    run(WORKERS="1 2")
+    steps = schedule.capacity_steps([1, 2], 3, 1)
+    # Its own setting first, then the pilot with the most workers, then the runs.
+    assert world.target.started == [None, 2, *[step.workers for step in steps]]
+
+
+def test_spoiled_runs_are_exit_3(world, tmp_path, capsys):
+    world.spoil = "generator"
+    assert run() == 3
+    assert "cannot recommend" in capsys.readouterr().out
+    assert not (only_folder(tmp_path) / "recommendation.env").exists()
+
+
+def test_confident_regression_is_exit_1(world, tmp_path):
+    assert run(WORKERS="1 2") == 0
+    old = only_folder(tmp_path)
+    old = old.rename(tmp_path / "old")
+    assert run(WORKERS="1 2", BASELINE=str(old)) == 0
+    world.capacity = lambda workers: 700.0 * min(workers, 2)
+    assert run(WORKERS="1 2", BASELINE=str(old)) == 1
+
+
+def test_wrong_options_are_exit_2_and_one_line_each():
+    environ = {**os.environ, "MODE": "fast", "WORKERS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["MODE=fast", "WORKERS=0"]
+    assert not done.stdout
+
+
+def test_interrupted_and_resumed(world, tmp_path, capsys):
+    world.interrupt_at = 5
+    assert run(WORKERS="1 2") == 130
+    assert world.target.closed == 1
+    folder = only_folder(tmp_path)
+    partial = results.read(folder, "X")
+    assert partial.state == "interrupted"
+    assert len(partial.runs) == 4
+    assert (folder / "report.html").exists()
+    assert f"RESUME={folder}" in capsys.readouterr().out
+
+    world.interrupt_at = None
+    assert run(RESUME=str(folder)) == 0
+    whole = results.read(folder, "X")
+    assert whole.state == "complete"
+    assert whole.runs[:4] == partial.runs
+    wanted = [step.key for step in schedule.capacity_steps([1, 2], 3, 1)]
+    assert [run.key for run in whole.runs] == wanted
+    assert only_folder(tmp_path) == folder
+
+
+def test_resuming_repeats_what_did_not_count(world, tmp_path):
+    world.spoil = "host"
+    assert run(WORKERS="1 2") == 3
+    world.spoil = None
+    folder = only_folder(tmp_path)
+    assert run(RESUME=str(folder)) == 0
+    whole = results.read(folder, "X")
+    assert [run.state for run in whole.runs] == ["invalid"] * 6 + ["valid"] * 6
+
+
+def test_resuming_on_another_machine_is_refused(world, tmp_path):
+    world.interrupt_at = 3
+    run(WORKERS="1 2")
+    folder = only_folder(tmp_path)
+    saved = results.read(folder, "X")
+    saved.machine.cpu = "another"
+    results.write(saved, folder)
+    with pytest.raises(CommandError, match="cpu was another") as caught:
+        run(RESUME=str(folder))
+    assert caught.value.status == 2
+
+
+def test_interrupted_before_anything_was_measured(world, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ceiling, "measure", interrupted)
+    assert run() == 130
+    assert (only_folder(tmp_path) / "report.html").exists()
+
+
+def test_a_count_that_does_not_start_is_excluded(world, tmp_path):
+    assert run(WORKERS="1 2 13") == 0
+    found = results.read(only_folder(tmp_path), "X")
+    assert found.verdict.workers == 2
+    assert any("13 workers did not work" in note for note in found.verdict.notes)
+
+
+def test_full_mode_offers_rates(world, tmp_path):
+    assert run(MODE="full", WORKERS="1 2") == 0
+    found = results.read(only_folder(tmp_path), "X")
+    latency = [run for run in found.runs if run.phase == "latency"]
+    assert len(latency) == 5 * 2 * len(schedule.LADDER)
+    # One start for all rates of a visit.
+    assert len(world.target.started) == 2 + 5 * 2 + 5 * 2
+
+
+def test_report_can_be_written_anew(world, tmp_path):
+    run(WORKERS="1 2")
+    folder = only_folder(tmp_path)
+    (folder / "report.html").unlink()
+    cli.report_again(folder)
+    assert (folder / "report.html").exists()
+    assert report.answer(results.read(folder, "X"))["setting"] == "MAX_WORKERS=2"

@@ -1,0 +1,147 @@
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from loadtest.decision import Evidence, compare_all, decide, holm, paired_ratio
+
+MIB = 2**20
+
+
+def rounds(*values):
+    return dict(enumerate(map(float, values)))
+
+
+def near(value, rng=None):
+    """Five rounds around `value` that agree to half a percent."""
+    rng = rng or random.Random(value)  # noqa: S311
+    return rounds(*(value * math.exp(rng.gauss(0, 0.004)) for _ in range(5)))
+
+
+def test_the_ratio_is_paired_and_its_interval_is_t():
+    ours, theirs = rounds(90, 110, 130), rounds(100, 120, 145)
+    ratio = paired_ratio(ours, theirs)
+    logs = [math.log(a / b) for a, b in zip(ours.values(), theirs.values(), strict=True)]
+    low, high = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert (ratio.low, ratio.high) == (pytest.approx(math.exp(low)), pytest.approx(math.exp(high)))
+    # What varies between the rounds for both alike does not widen it.
+    assert ratio.high - ratio.low < 0.06
+
+
+def test_rounds_that_one_of_them_lacks_are_left_out():
+    assert paired_ratio({0: 1.0, 1: 1.0, 2: 9.0}, {0: 1.0, 1: 1.0}).pairs == 2
+    assert paired_ratio({0: 1.0}, {0: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("given_values", "expected"), [([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]), ([0.5, 0.9], [1.0, 1.0]), ([], [])]
+)
+def test_holm(given_values, expected):
+    assert holm(given_values) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_never_lowers_and_keeps_the_order(values):
+    corrected = holm(values)
+    assert all(one >= other for one, other in zip(corrected, values, strict=True))
+    ranked = [corrected[index] for index in sorted(range(len(values)), key=values.__getitem__)]
+    assert ranked == sorted(ranked)
+
+
+def test_smallest_of_those_that_are_as_good_as_the_best():
+    capacity = {1: near(500), 2: near(990), 3: near(1000), 5: near(995)}
+    verdict = decide(Evidence(capacity, current=5))
+    assert (verdict.kind, verdict.workers) == ("recommend", 2)
+    assert "within 5 % of the best" in verdict.reason
+    assert "1 has 50 % less" in verdict.reason
+    assert verdict.confidence.startswith("95 %")
+
+
+def test_a_tie_goes_to_what_somebody_has_chosen():
+    capacity = {1: near(500), 2: near(990), 3: near(1000), 5: near(995)}
+    memory = {1: 50 * MIB, 2: 80 * MIB, 3: 110 * MIB, 5: 170 * MIB}
+    verdict = decide(Evidence(capacity, current=5, current_is_set=True, memory=memory))
+    assert verdict.workers == 5
+    assert "what you have" in verdict.reason
+    assert verdict.notes == ("2 workers would do as well with 90 MiB less memory",)
+
+
+def test_a_chosen_count_that_is_slower_is_not_kept():
+    capacity = {1: near(500), 2: near(1000), 3: near(1000)}
+    assert decide(Evidence(capacity, current=1, current_is_set=True)).workers == 2
+
+
+def test_no_difference():
+    capacity = {1: near(1000), 2: near(1003), 3: near(998)}
+    verdict = decide(Evidence(capacity, current=3))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 3)
+    assert "keep what you have" in verdict.reason
+    assert decide(Evidence(capacity, current=9)).workers == 1
+
+
+def test_noise_is_not_taken_for_a_difference():
+    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
+    verdict = decide(Evidence(capacity, current=2, screening=True))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 2)
+    assert "noise could hide" in verdict.reason
+    assert "low" in verdict.confidence
+    assert verdict.confidence.startswith("screening")
+
+
+def test_smaller_count_that_cannot_be_told_apart_is_mentioned():
+    capacity = {1: near(500), 2: rounds(900, 1020, 930, 1050, 940), 3: near(1000)}
+    verdict = decide(Evidence(capacity))
+    assert verdict.workers == 3
+    assert any("2 could not be told apart" in note for note in verdict.notes)
+    assert verdict.confidence.startswith("low")
+
+
+def test_memory_above_four_fifths_of_the_limit_excludes():
+    capacity = {1: near(500), 4: near(1000)}
+    verdict = decide(Evidence(capacity, memory={1: 300 * MIB, 4: 900 * MIB}, memory_limit=1000 * MIB))
+    assert verdict.kind == "cannot_recommend"
+    assert "90 % of the memory limit" in verdict.reason
+    assert decide(Evidence(capacity, memory={1: 300 * MIB, 4: 700 * MIB}, memory_limit=1000 * MIB)).workers == 4
+
+
+def test_throttling_excludes_unless_all_are_throttled():
+    capacity = {1: near(1000), 2: near(1001), 3: near(500)}
+    assert decide(Evidence(capacity, throttled={1: 0.2, 2: 0.01})).workers == 2
+    verdict = decide(Evidence(capacity, throttled={1: 0.2, 2: 0.3}))
+    assert verdict.workers == 1
+    assert any("every count is throttled" in note for note in verdict.notes)
+
+
+def test_spoiled_counts_leave_no_answer():
+    verdict = decide(
+        Evidence({1: near(1000)}, spoiled={2: "the load generator's CPU was 99 % busy"}, next_step="do this")
+    )
+    assert verdict.kind == "cannot_recommend"
+    assert verdict.workers is None
+    assert "generator" in verdict.reason
+    assert verdict.next_step == "do this"
+
+
+def test_counts_that_fail_are_beaten_by_those_that_work():
+    verdict = decide(Evidence({1: near(1000), 2: near(1001)}, current=8, failed={8: "out of memory"}))
+    assert (verdict.kind, verdict.workers) == ("recommend", 1)
+    assert "8 workers did not work: out of memory" in verdict.notes
+
+
+def test_nothing_or_one_thing_cannot_be_compared():
+    assert decide(Evidence({})).kind == "cannot_recommend"
+    assert decide(Evidence({1: {0: 1000.0}, 2: {0: 1.0}})).kind == "cannot_recommend"
+    assert "nothing to compare" in decide(Evidence({2: near(1000)})).reason
+
+
+def test_wrong_claims_are_as_rare_as_promised():
+    # Equal counts, noise of 1 %: "slower" must be claimed in at most 5 % of experiments, all counts together.
+    rng = random.Random(5)  # noqa: S311
+    claims = 0
+    for _ in range(400):
+        capacity = {n: rounds(*(1000 * math.exp(rng.gauss(0, 0.01)) for _ in range(5))) for n in (1, 2, 3, 4)}
+        claims += any(comparison.standing == "slower" for comparison in compare_all(capacity))
+    assert claims / 400 < 0.1  # the best is chosen by the same data, which costs a little

@@ -1,0 +1,74 @@
+from loadtest import evidence
+from loadtest.results import FindingResult
+from tests.unit.loadtest import made_up
+
+
+def spoil(run, blame, reason):
+    run.state = "invalid"
+    run.findings = [FindingResult(state="invalid", blame=blame, reason=reason)]
+
+
+def test_full_mode_decides_on_the_capacity_under_the_objective():
+    made = made_up.results()
+    gathered = evidence.gather(made)
+    closed = evidence.by_round(made.counting("capacity"))
+    assert not gathered.screening
+    # One worker could do more in the closed loop than it does within 50 ms.
+    assert max(gathered.capacity[1].values()) < 0.9 * min(closed[1].values())
+    assert set(gathered.throttled) == {1, 2, 3, 4, 5}
+
+
+def test_invalid_runs_never_decide():
+    made = made_up.results(mode="quick", workers=(1, 2, 3), rounds=4)
+    worst = next(run for run in made.runs if run.workers == 2)
+    worst.throughput = 1e9
+    spoil(worst, "host", "noise")
+    gathered = evidence.gather(made)
+    assert len(gathered.capacity[2]) == 3
+    assert max(gathered.capacity[2].values()) < 1e6
+
+
+def test_a_count_without_enough_runs_spoils_the_answer_if_it_is_not_to_blame():
+    made = made_up.results(mode="quick", workers=(1, 2, 3))
+    for run in made.runs:
+        if run.workers == 3:
+            spoil(run, "generator", "the load generator's CPU was 99 % busy")
+    verdict = evidence.verdict(made)
+    assert verdict.kind == "cannot_recommend"
+    assert "3 workers" in verdict.reason
+    assert verdict.next_step == evidence.NEXT["generator"]
+
+
+def test_a_count_that_fails_by_itself_is_excluded():
+    made = made_up.results(mode="quick", workers=(1, 2, 3))
+    for run in made.runs:
+        if run.workers == 3:
+            spoil(run, "target", "that many workers did not start")
+    verdict = evidence.verdict(made)
+    assert (verdict.kind, verdict.workers) == ("recommend", 2)
+    assert "3 workers did not work: that many workers did not start" in verdict.notes
+
+
+def test_an_objective_that_nobody_keeps():
+    verdict = evidence.verdict(made_up.results(slo_p99_ms=1.0))
+    assert verdict.kind == "cannot_recommend"
+    assert "p99 was above 1 ms" in verdict.reason
+
+
+def test_an_interrupted_experiment_decides_on_what_it_has():
+    made = made_up.results(mode="quick", workers=(1, 2), rounds=4)
+    made.runs = made.runs[:-1]
+    assert evidence.verdict(made).kind == "recommend"
+    made.runs = made.runs[:1]
+    verdict = evidence.verdict(made)
+    assert verdict.kind == "cannot_recommend"
+    assert "too few runs" in verdict.reason
+
+
+def test_a_target_elsewhere_is_measured_only():
+    made = made_up.results(mode="quick", workers=(2,), target="url")
+    verdict = evidence.verdict(made)
+    assert (verdict.kind, verdict.workers) == ("measured", 2)
+    for run in made.runs:
+        spoil(run, "generator", "busy")
+    assert evidence.verdict(made).kind == "cannot_recommend"

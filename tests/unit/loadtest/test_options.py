@@ -1,0 +1,76 @@
+import pytest
+
+from loadtest import options
+from stack.console import CommandError
+
+
+def test_defaults():
+    found = options.read({})
+    assert (found.mode, found.workers, found.generators, found.seed, found.target) == ("quick", (), 1, None, "")
+
+
+def test_everything_is_read(tmp_path):
+    found = options.read({
+        "MODE": "full", "WORKERS": "4, 1 2 2", "SLO_P99_MS": "12.5", "TARGET": "", "BASELINE": str(tmp_path),
+        "RESUME": str(tmp_path), "GENERATORS": "2", "SEED": "9", "PROFILE": "prod", "UNRELATED": "x",
+    })  # fmt: skip
+    assert (found.mode, found.workers, found.slo_p99_ms, found.generators, found.seed) == (
+        "full",
+        (1, 2, 4),
+        12.5,
+        2,
+        9,
+    )
+    assert found.profile == "prod"
+    assert found.baseline == found.resume == tmp_path
+    assert "UNRELATED" not in found.given
+
+
+def test_empty_is_unset():
+    assert options.read(dict.fromkeys(("MODE", "WORKERS", "PROFILE", "SEED", "TARGET"), "")) == options.read({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODE", "fast"),
+        ("WORKERS", "0"),
+        ("WORKERS", "two"),
+        ("WORKERS", "1.5"),
+        ("WORKERS", "-1"),
+        ("WORKERS", "1025"),
+        ("WORKERS", " ".join(map(str, range(1, 14)))),
+        ("SLO_P99_MS", "0"),
+        ("SLO_P99_MS", "1e3"),
+        ("SLO_P99_MS", "nan"),
+        ("TARGET", "10.0.0.5:8080"),
+        ("TARGET", "ftp://somewhere"),
+        ("TARGET", "http://"),
+        ("TARGET", "http://host:99999"),
+        ("BASELINE", "/nowhere/at/all"),
+        ("RESUME", "/nowhere/at/all"),
+        ("GENERATORS", "0"),
+        ("GENERATORS", "1_0"),
+        ("SEED", "-1"),
+        ("PROFILE", "../prod"),
+        ("PROFILE", "nosuch"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(name, value):
+    with pytest.raises(CommandError) as caught:
+        options.read({name: value})
+    assert caught.value.status == 2
+    (line,) = caught.value.lines
+    assert line.startswith(f"{name}={value.strip()}: must be ")
+
+
+def test_all_faults_at_once():
+    with pytest.raises(CommandError) as caught:
+        options.read({"MODE": "x", "WORKERS": "y", "GENERATORS": "z"})
+    assert len(caught.value.lines) == 3
+
+
+def test_counts_cannot_be_changed_elsewhere():
+    with pytest.raises(CommandError, match="cannot be changed from here"):
+        options.read({"TARGET": "http://10.0.0.5:8080", "WORKERS": "1 2"})
+    assert options.read({"TARGET": "http://10.0.0.5:8080/", "WORKERS": "2"}).target == "http://10.0.0.5:8080"

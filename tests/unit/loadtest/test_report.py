@@ -1,0 +1,202 @@
+import html
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from loadtest import compare, report
+from tests.unit.loadtest import made_up
+
+# In the order of the page: answer, throughput, p99 by rate, percentiles, resources, balance, runs in time, validity,
+# baseline, machine and commands.
+SECTIONS = ["answer", "throughput", "rates", "percentiles", "resources"]
+SECTIONS += ["balance", "timeline", "validity", "baseline", "repeat"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here (Debian: apt-get install chromium)")
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sections, self.charts, self.links, self.ids, self.text, self.open = [], {}, [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "section":
+            self.sections.append(attrs["id"])
+        if tag == "svg":
+            self.charts.setdefault(self.sections[-1], []).append(attrs)
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.open.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    made = made_up.results()
+    made.baseline = compare.against(made_up.results(seed=3, capacity=lambda n: 3600 * min(n, 2.1) ** 0.95), made, "old")
+    folder = tmp_path_factory.mktemp("full")
+    paths = report.write(made, folder)
+    return folder, Page((folder / "report.html").read_text()), paths
+
+
+def test_all_files_are_written(full):
+    _, _, paths = full
+    assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env", "summary.md"]
+
+
+def test_sections_are_there_in_order_each_with_its_chart(full):
+    _, page, _ = full
+    assert page.sections == SECTIONS
+    drawn = {name: len(charts) for name, charts in page.charts.items()}
+    # Each chart twice: for wide screens and for phones.
+    assert drawn == {
+        "throughput": 4, "rates": 2, "percentiles": 2, "resources": 2, "balance": 2, "timeline": 2, "baseline": 2,
+    }  # fmt: skip
+    assert all(chart["aria-label"] for charts in page.charts.values() for chart in charts)
+
+
+def test_it_needs_no_network_and_no_other_file(full):
+    folder, page, _ = full
+    text = (folder / "report.html").read_text()
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"@import|url\((?!#)|<link|<iframe|fetch\(", text)
+
+
+def test_ids_are_unique_and_colours_are_the_pages_own(full):
+    folder, page, _ = full
+    assert len(page.ids) == len(set(page.ids))
+    text = (folder / "report.html").read_text()
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "var(--s0)" in drawings
+    assert not re.findall(r"#[0-9a-f]{6}\b", drawings)
+
+
+def test_answer_says_what_to_set(full):
+    folder, page, _ = full
+    assert "MAX_WORKERS=3" in page.text
+    lines = (folder / "recommendation.env").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["MAX_WORKERS=3"]
+    assert any("make up PROFILE=prod" in line for line in lines)
+    assert "| **3** |" in (folder / "summary.md").read_text()
+
+
+def test_the_regression_shows(full):
+    folder, page, _ = full
+    assert "regression" in page.text
+    assert "**regression**" in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        made_up.results(mode="quick", workers=(1, 2, 3)),
+        made_up.results(mode="quick", workers=(1, 2, 3), invalid=range(9)),
+        made_up.results(mode="quick", workers=(2,), target="url"),
+        made_up.results(mode="quick", workers=(), target="url", current=None),
+    ],
+    ids=["quick", "cannot", "url", "url-unknown"],
+)
+def test_whatever_is_missing_is_said(made, tmp_path):
+    paths = report.write(made, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.sections == SECTIONS
+    assert "MODE=full" in page.text
+    setting = made.verdict.kind in ("recommend", "no_difference")
+    assert ("recommendation.env" in [path.name for path in paths]) == setting
+
+
+def test_an_experiment_interrupted_at_once_has_a_report(tmp_path):
+    made = made_up.results(mode="quick", workers=(1, 2))
+    made.runs, made.ceiling, made.pilot, made.state = [], None, None, "interrupted"
+    made.verdict = None
+    report.write(made, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.sections == SECTIONS
+    assert "RESUME=" in page.text
+
+
+def test_what_was_measured_cannot_write_html(tmp_path):
+    made = made_up.results(mode="quick", workers=(1, 2))
+    made.machine.cpu = "<script>alert(1)</script>"
+    made.runs[0].findings = [_finding("<img src=x>")]
+    report.write(made, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    assert html.escape("<img src=x>") in text
+
+
+def _finding(reason):
+    return made_up.FindingResult(state="suspect", blame="host", reason=reason)
+
+
+def shot(folder, name, width, height, fragment=""):
+    file = folder / f"{name}.png"
+    subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=2000",
+            f"--user-data-dir={folder}/profile", f"--window-size={width},{height}", f"--screenshot={file}",
+            f"file://{folder}/report.html{fragment}",
+        ],
+        check=True, capture_output=True, timeout=90,
+    )  # fmt: skip
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+@needs_browser
+def test_a_browser_shows_it_in_light_and_dark(full):
+    folder, _, _ = full
+    light, dark = (shot(folder, name, 900, 4600, f"#{name}") for name in ("light", "dark"))
+    # The page around the cards is the first pixel; the chart's own text must have turned with it.
+    assert min(light.getpixel((2, 2))) > 230
+    assert max(dark.getpixel((2, 2))) < 40
+    for image in (light, dark):
+        assert len(image.getcolors(2**24)) > 200  # an empty or broken page has a handful
+
+
+@needs_browser
+def test_a_browser_finds_every_section_with_something_in_it(full):
+    folder, _, _ = full
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile",
+            "--window-size=500,900", "--dump-dom", f"file://{folder}/report.html",
+        ],
+        check=True, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    page = Page(done.stdout)
+    assert page.sections == SECTIONS
+    assert "Throughput by workers" in page.text
+
+
+@needs_browser
+def test_a_phone_needs_no_sideways_scrolling(full, tmp_path):
+    folder, _, _ = full
+    # The page itself says how wide it became; headless Chromium's narrowest window is 500 pixels, so a frame is used.
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        f"""<iframe id="f" src="file://{folder}/report.html" style="width:360px;height:800px;border:0"></iframe>
+        <script>f.onload = () => document.title = [f.contentDocument.documentElement.scrollWidth,
+        [...f.contentDocument.querySelectorAll(".chart.narrow")].filter(e => e.offsetWidth).length].join()</script>"""
+    )
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+            f"--user-data-dir={folder}/profile", "--virtual-time-budget=3000", "--dump-dom", f"file://{probe}",
+        ],
+        check=True, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    width, narrow = re.search(r"<title>(\d+),(\d+)</title>", done.stdout).groups()
+    assert int(width) <= 360
+    assert int(narrow) == 8

@@ -1,0 +1,92 @@
+import pytest
+
+from loadtest import seconds
+from loadtest.histogram import histogram, record
+
+
+def a_second(second, answers, generator="a", milliseconds=5.0, failed=None, **other):
+    latencies = histogram()
+    for _ in range(answers):
+        record(latencies, milliseconds / 1000)
+    route = {"n": answers, "failed": failed or {}, "histogram": latencies.encode().decode() if answers else ""}
+    return {
+        "second": second,
+        "generator": generator,
+        "users": 4,
+        "elapsed": 1.0,
+        "cpu": 0.4,
+        "waited": 0.1,
+        "lag_p99_ms": 2.0,
+        "lag_max_ms": 3.0,
+        "sent": 0,
+        "late_p99_ms": 0.0,
+        "dropped": 0,
+        "routes": {"GET /": route},
+        **other,
+    }
+
+
+def test_window_adds_up_what_lies_in_it():
+    records = [a_second(10, 50), a_second(11, 100), a_second(12, 200, milliseconds=20), a_second(13, 999)]
+    load = seconds.measured(records, 11, 12)
+    assert load.answered == 300
+    assert load.throughput == pytest.approx(150)
+    assert load.per_second == [100, 200]
+    assert seconds.percentiles(load.latencies) == {"50": pytest.approx(20, rel=1e-3), "95": pytest.approx(20, rel=1e-3)}
+
+
+def test_generators_are_added_and_the_busiest_counts():
+    records = [a_second(1, 100), a_second(1, 100, "b", cpu=0.9, waited=0.05)]
+    load = seconds.measured(records, 1, 1)
+    assert load.throughput == pytest.approx(200)
+    assert load.generator.count == 2
+    assert load.generator.busy == pytest.approx(0.95)
+
+
+def test_a_late_record_is_not_counted_as_a_faster_second():
+    load = seconds.measured([a_second(1, 150, elapsed=1.5)], 1, 1)
+    assert load.throughput == pytest.approx(100)
+
+
+def test_seconds_count_when_all_generators_have_reported():
+    records = [a_second(1, 1), a_second(1, 1, "b"), a_second(2, 1)]
+    assert seconds.complete(records, 2) == [1]
+    assert seconds.complete(records, 1) == [1, 2]
+
+
+def test_failures_are_no_answers():
+    load = seconds.measured([a_second(1, 90, failed={"status 500": 10})], 1, 1)
+    assert load.answered == 90
+    assert load.failed == {"status 500": 10}
+
+
+@pytest.mark.parametrize(
+    ("count", "known"),
+    [
+        (19, []),
+        (20, ["50"]),
+        (200, ["50", "95"]),
+        (999, ["50", "95"]),
+        (1000, ["50", "95", "99"]),
+        (10_000, ["50", "95", "99", "99.9"]),
+    ],
+)
+def test_percentiles_with_too_few_samples_are_left_out(count, known):
+    latencies = histogram()
+    latencies.record_value(1000, count)
+    assert list(seconds.percentiles(latencies)) == known
+
+
+@pytest.mark.parametrize(
+    ("rates", "at"),
+    [
+        ([10, 1000, 1005, 1010], 1),
+        ([1000, 1000, 1000], None),  # the first second never counts
+        ([10, 500, 1000, 1010, 990], 2),
+        ([0, 500, 800, 1000, 1300, 1700], None),
+        ([3, 40, 55, 45], 1),  # 50 ± 7 is what counting gives
+        ([0, 0, 0, 0, 0], None),
+    ],
+)
+def test_settled(rates, at):
+    assert seconds.settled_at(rates) == at

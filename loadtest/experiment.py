@@ -1,0 +1,184 @@
+"""The experiment: sets up, goes through the schedule, writes down every run, decides."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from loadtest import ceiling, evidence, machine, measure, pilot, results, schedule
+from loadtest.measure import Conditions
+from loadtest.options import Options
+from loadtest.results import Limits, Results, Run, Setup
+from loadtest.schedule import Plan, Step
+from loadtest.targets import NotReadyError, Snapshot, Target
+from stack.console import CommandError
+from stack.environment import Environment
+
+
+class Watcher(Protocol):
+    """Who is told how far it is."""
+
+    def stage(self, text: str) -> None:
+        """Hear what begins: building, the ceiling, the pilot."""
+
+    def plan(self, steps: Sequence[Step], seconds: float) -> None:
+        """Hear which runs are to come, and about how many seconds they take."""
+
+    def begin(self, step: Step) -> None:
+        """Hear that a run begins."""
+
+    def progress(self, records: list[dict[str, Any]]) -> None:
+        """See what the generator recorded so far in this run."""
+
+    def done(self, run: Run) -> None:
+        """Hear that a run is over."""
+
+
+class Experiment:
+    """One experiment on one target, new or resumed; what is found is in `results` and in `folder`."""
+
+    def __init__(self, target: Target, found: Results, plan: Plan, folder: Path, watcher: Watcher) -> None:
+        self.target, self.results, self.plan, self.folder, self.watcher = target, found, plan, folder, watcher
+        self.visit: tuple[Any, ...] | None = None  # the (round, phase, count) that the target is up for
+
+    def run(self) -> None:
+        """Measure whatever is missing. Interrupted, the results so far remain and are marked so."""
+        try:
+            self._prepare()
+            self._phase(schedule.capacity_steps(self._counts, self.plan.rounds, self.results.setup.seed))
+            if self.plan.latency and (best := self._best()):
+                setup = self.results.setup
+                self._phase(schedule.latency_steps(self._counts, self.plan.rounds, setup.seed, best))
+            self.results.state = "complete"
+        except KeyboardInterrupt:
+            self.results.state = "interrupted"
+            raise
+        finally:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Decide on what there is, and write it."""
+        self.results.verdict = evidence.verdict(self.results)
+        results.write(self.results, self.folder)
+
+    @property
+    def _counts(self) -> list[int]:
+        return self.results.setup.workers or [0]  # 0: whatever runs there
+
+    def _best(self) -> float | None:
+        """Give the highest median capacity, requests/s: what offered rates are parts of."""
+        earlier = [run.offered for run in self.results.runs if run.offered]
+        if earlier:  # resumed: the rates must stay what they were
+            return max(earlier) / schedule.LADDER[-1]
+        medians = evidence.median_by_workers(self.results, "throughput").values()
+        return float(max(medians)) if medians else None
+
+    def _prepare(self) -> None:
+        found, setup = self.results, self.results.setup
+        if found.ceiling is None:
+            self.watcher.stage("measuring the load generator's own ceiling")
+            found.ceiling = ceiling.measure(setup.seed, self.target.fleet(setup.generators))
+        if found.pilot is None:
+            self.watcher.stage("looking for the concurrency that reaches the capacity")
+            most = self._start_most()
+            found.pilot = pilot.sweep(self.target, most, self._conditions(), self.watcher.progress)
+        results.write(found, self.folder)
+
+    def _start_most(self) -> int | None:
+        """Start as many of the workers to be compared as do start; give their number."""
+        counts = sorted(self._counts, reverse=True)
+        for workers in counts[:-1]:
+            with contextlib.suppress(NotReadyError):
+                self.target.start(workers)
+                return workers
+        self.target.start(counts[-1] or None)
+        return counts[-1] or None
+
+    def _phase(self, steps: Sequence[Step]) -> None:
+        counting = {run.key for run in self.results.runs if run.state != "invalid"}
+        missing = [step for step in steps if step.key not in counting]
+        self.watcher.plan(missing, schedule.seconds_needed(missing, self.plan, self.target.kind))
+        for step in missing:
+            self.watcher.begin(step)
+            run = self._one(step)
+            self.results.runs.append(run)
+            results.write(self.results, self.folder)
+            self.watcher.done(run)
+
+    def _conditions(self) -> Conditions:
+        found = self.results
+        return Conditions(
+            plan=self.plan,
+            seed=found.setup.seed,
+            fleet=self.target.fleet(found.setup.generators),
+            users=found.pilot.chosen if found.pilot else 1,
+            ceiling=found.ceiling.throughput if found.ceiling else None,
+            cpus=found.limits.cpus or found.limits.usable_cpus,
+        )
+
+    def _one(self, step: Step) -> Run:
+        conditions = self._conditions()
+        visit = (step.round, step.phase, step.workers)
+        try:
+            if visit != self.visit:
+                self.visit = None
+                self.target.start(step.workers or None)
+                self.visit = visit
+            return measure.run(self.target, step, conditions, self.watcher.progress)
+        except CommandError as failure:
+            return measure.failed_run(step, conditions, failure)
+
+
+def begin(options: Options, target: Target, environment: Environment, watcher: Watcher) -> Results:
+    """Start the target with its own setting, look at it, and set the experiment up."""
+    watcher.stage("building and starting the stack" if target.controls_workers else f"looking at {target.url}")
+    target.prepare()
+    workers = list(options.workers)
+    seen: Snapshot | None = None
+    if target.controls_workers:
+        target.start(None)
+        seen = target.snapshot()
+        if seen is None:
+            raise CommandError("the application's processes cannot be looked at, so their count cannot be verified")
+        workers = schedule.candidates(seen.app["usable_cpus"], len(seen.app["workers"]), workers)
+    plan = schedule.plan(options.mode, len(workers), target.kind)
+    return Results(
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        versions=machine.versions() | ({"python (application)": seen.app["python"]} if seen else {}),
+        revision=machine.revision(),
+        scenario=machine.scenario(),
+        machine=machine.describe(),
+        limits=_limits(seen),
+        shares_cpus=target.kind != "url" or any(name in target.url for name in ("://127.", "://localhost", "://[::1]")),
+        setup=Setup(
+            mode=options.mode,
+            target=target.kind,
+            url=target.url,
+            profile=options.profile,
+            seed=options.seed if options.seed is not None else time.time_ns() % 1_000_000,
+            generators=options.generators,
+            workers=workers,
+            current=len(seen.app["workers"]) if seen else None,
+            current_is_set=any(environment.values.get(name) for name in ("MAX_WORKERS", "WEB_CONCURRENCY")),
+            rounds=plan.rounds,
+            capacity_seconds=plan.capacity,
+            latency_seconds=plan.latency,
+            warm_up_seconds=plan.warm_up,
+            slo_p99_ms=options.slo_p99_ms,
+            commands=[],
+        ),
+    )
+
+
+def _limits(seen: Snapshot | None) -> Limits:
+    if seen is None:
+        return Limits(cpus=None, usable_cpus=None, memory=None)
+    app = seen.app
+    return Limits(cpus=app["cpu_quota"], usable_cpus=app["usable_cpus"], memory=app["memory_limit"])
+
+
+def plan_of(setup: Setup) -> Plan:
+    """Give the plan that a saved experiment was made with."""
+    return Plan(setup.rounds, setup.capacity_seconds, setup.latency_seconds, setup.warm_up_seconds)

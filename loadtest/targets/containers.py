@@ -1,0 +1,132 @@
+"""The stack in containers, as a Compose project of its own: what runs already is left alone."""
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+from loadtest import probe
+from loadtest.fleet import Fleet, InCompose, Local
+from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, http
+from stack import containers as stack_containers
+from stack import docker
+from stack.console import CommandError
+from stack.environment import Environment
+
+PROJECT = "greenstack-loadtest"
+# s between SIGTERM and SIGKILL for the application: it takes its socket away at once, and nothing is in
+# flight any more that a longer drain would save.
+STOP = "1"
+
+
+class Containers:
+    """`docker compose` with the profile's settings, another project name and a free port."""
+
+    kind: Literal["containers", "processes", "url"] = "containers"
+    controls_workers = True
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.url = ""
+        self.port = _free_port()
+        self.building: dict[str, str] = {}
+        self.generators_built = False
+
+    def _compose(self, **extra: str) -> docker.Compose:
+        own = {"COMPOSE_PROJECT_NAME": PROJECT, "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(self.port)}
+        own["TAG"] = self.environment.values.get("TAG") or "loadtest"  # images of its own, too
+        return docker.Compose(self.environment, {**self.building, **own, **extra})
+
+    def prepare(self) -> None:
+        """Build the images, start everything once."""
+        checked = stack_containers.checked(self.environment)
+        self.building = checked.extra
+        self._compose().quiet("build")
+        self._up(self._compose(), "--remove-orphans")
+        self.url = self._address()
+
+    def start(self, workers: int | None) -> None:
+        """Recreate the application alone, nginx stays."""
+        extra = {} if workers is None else {"MAX_WORKERS": str(workers)}
+        self._up(self._compose(**extra), "--no-deps", "--force-recreate", "--timeout", STOP, "app")
+        http.wait(f"{self.url}/", READY_DEADLINE)
+
+    def _up(self, compose: docker.Compose, *arguments: str) -> None:
+        done = subprocess.run(
+            compose.command(
+                "--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}", *arguments
+            ),
+            env=compose.environ,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise NotReadyError(*stack_containers.why(compose, done.stderr).lines)
+
+    def _container(self, service: str) -> str:
+        found = [one.id for one in self._compose().containers(service) if one.state == "running"]
+        if not found:
+            raise CommandError(f"the {service} container does not run any more")
+        return found[0]
+
+    def _address(self) -> str:
+        """Give nginx's own address where this machine reaches it, else the published one.
+
+        The published address of an engine is served by a process of its own, docker-proxy, which costs
+        more CPU than nginx and would be measured along.
+        """
+        networks = self._inspect(self._container("nginx"), "{{json .NetworkSettings.Networks}}")
+        for network in networks.values():
+            if address := network.get("IPAddress"):
+                try:
+                    with socket.create_connection((address, 8080), timeout=1):
+                        return f"http://{address}:8080"
+                except OSError:
+                    continue
+        return f"http://127.0.0.1:{self.port}"
+
+    def snapshot(self) -> Snapshot | None:
+        """Look at the processes from inside, where every right to read is given."""
+        container = self._container("app")
+        done = subprocess.run(
+            ["docker", "exec", "--interactive", container, "python3", "-"],
+            input=PROBE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return None
+        roots = [self._inspect(one, "{{json .State.Pid}}") for one in (container, self._container("nginx"))]
+        return Snapshot(json.loads(done.stdout), tuple(roots))
+
+    @staticmethod
+    def _inspect(container: str, form: str) -> Any:
+        return json.loads(docker.output("inspect", "--format", form, container))
+
+    def fleet(self, count: int) -> Fleet:
+        """Give one process of this machine, or several containers beside the stack."""
+        return Local() if count == 1 else self._containers(count)
+
+    def _containers(self, count: int) -> Fleet:
+        fleet = InCompose(count, self._compose)
+        if not self.generators_built:
+            fleet.build()
+            self.generators_built = True
+        return fleet
+
+    def close(self) -> None:
+        """Remove the project with its networks and volumes; the images stay."""
+        if self.building or self.url:
+            self._compose().quiet("down", "--remove-orphans", "--volumes", "--timeout", STOP)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+PROBE = Path(probe.__file__).read_text(encoding="utf-8")

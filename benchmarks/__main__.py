@@ -1,0 +1,91 @@
+"""`python -m benchmarks`, or `make bench`: the comparison, about 2 minutes (quick) or 15 (full)."""
+
+import enum
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import arena, report
+from benchmarks.contestants import CONTESTANTS, chosen
+from benchmarks.machine import describe, versions
+from benchmarks.rounds import play
+from stack import containers, docker, environment
+from stack.console import REFUSED, Failure, err, out, say
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PROFILE = "prod"
+WIDTH = 150  # columns of the widest table
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Mode(enum.StrEnum):
+    """How long it may take."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+# Rounds and seconds a route. Six rounds are the fewest for which a 95 % interval of a median exists.
+PLANS = {Mode.QUICK: (6, 1), Mode.FULL: (10, 2)}
+
+
+@app.command()
+def bench(
+    mode: Annotated[Mode, typer.Option(envvar="MODE", help="about 2 or 15 minutes")] = Mode.QUICK,
+    only: Annotated[str, typer.Option(envvar="ONLY", help="names of contestants, separated by spaces")] = "",
+    rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=1, max=100, help="instead of the mode's own")] = 0,
+    seed: Annotated[int, typer.Option(envvar="SEED", help="of the order in which they take turns")] = 1,
+) -> None:
+    """Compare this stack with what a user would pick instead."""
+    docker.require()
+    started = datetime.now(UTC)
+    try:
+        contestants = chosen(only.split(), both_ways=mode is Mode.FULL)
+    except KeyError as unknown:
+        allowed = ", ".join(dict.fromkeys(it.name for it in CONTESTANTS))
+        raise Failure(f"ONLY={only}: {unknown.args[0]}: there is none; allowed: {allowed}", status=REFUSED) from None
+    profile = environment.resolve(PROFILE)
+    compose = containers.checked(profile)
+    say("building the images")
+    containers.build(compose)
+    arena.build(compose)
+    count, seconds = rounds or PLANS[mode][0], PLANS[mode][1]
+    with arena.running(contestants, profile) as everybody:
+        turns = play(everybody, count, seconds, seed)
+        rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
+    command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" SEED={seed}"
+    when = f"{started:%Y-%m-%d %H:%M} UTC"
+    result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, {})
+    _show(result)
+    folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
+    report.write(result, folder)
+    say(f"report: {folder.relative_to(RESULTS.parent.parent)}/report.md")
+
+
+def _show(result: report.Result) -> None:
+    # A terminal that is narrower wraps the lines, which is better than cutting figures off.
+    wide = Console(width=max(out.width, WIDTH), highlight=False)
+    say("\nratio of ours to theirs, median and 95 % interval (rates: more is better; others: less)")
+    for cells in (report.ratio_cells(result), report.median_cells(result), report.aim_cells(result)):
+        wide.print(report.table(cells))
+        say("")
+
+
+def main() -> None:
+    """Run; a Failure becomes its lines and its exit status."""
+    try:
+        app()
+    except Failure as failure:
+        for line in failure.lines:
+            err.print(line)
+        sys.exit(failure.status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The contestants in containers: started side by side, asked, measured, removed."""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.cgroup import Cgroup
+
+from benchmarks.contestants import Contestant
+from stack import ROOT
+from stack.console import Failure, out
+from stack.docker import Compose, output
+from stack.environment import Environment
+
+HERE = Path(__file__).resolve().parent
+IMAGE = "greenstack-bench"
+READY = 60  # s; until the right answers come
+AT_ONCE = 4  # containers started side by side; more gains nothing on two CPUs
+CONNECTIONS = 64  # of wrk, as in the figures that the aims come from
+
+
+def cpus() -> tuple[str, str]:
+    """Give the CPUs of the servers and those of the load, in Docker's notation.
+
+    Servers get two CPUs on any machine, so that results compare. Where there are more, the load has some of its
+    own; where there are not, everybody shares: pinning the load would take a whole CPU for a tenth of its use.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    stack, load = usable[:2], usable[2:4] or usable[:2]
+    return ",".join(map(str, stack)), ",".join(map(str, load))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw: exact counts, seconds, seconds of latency; and what the servers used for it."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    errors: int
+    cpu_app: float | None
+    cpu_nginx: float | None
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a server: PSS in bytes, seconds of CPU since it began."""
+
+    pid: int
+    parent: int
+    command: str
+    pss: int
+    cpu: float
+
+
+class Running:
+    """A contestant that has been started."""
+
+    def __init__(self, contestant: Contestant, environment: Environment) -> None:
+        self.contestant = contestant
+        stack_cpus, load_cpus = cpus()
+        self.compose = Compose(
+            environment,
+            {
+                "BENCH_STACK_CPUS": stack_cpus,
+                "BENCH_LOAD_CPUS": load_cpus,
+                "MAX_WORKERS": str(contestant.workers),
+                **contestant.variables,
+            },
+        )
+        self.files = ["compose.yaml", "benchmarks/compose/common.yaml"]
+        self.files += [f"benchmarks/compose/{name}.yaml" for name in contestant.overlays]
+        self.groups: dict[str, Cgroup] = {}
+
+    def _compose(self, *arguments: str) -> str:
+        files = [word for file in self.files for word in ("-f", file)]
+        return self.compose.output(*files, "-p", f"bench-{self.contestant.key}", *arguments)
+
+    def start(self) -> None:
+        """Start it and wait for the right answers; Failure with its log where they do not come."""
+        self._compose("up", "--detach", "--no-build", "--force-recreate", "load", *self.contestant.services)
+        done = self._exec("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
+        if done.returncode:
+            log = self._compose("logs", "--tail=20", self.contestant.services[0]).splitlines()
+            complaint = (done.stderr.strip().splitlines() or ["it did not start"])[-1]
+            raise Failure(*log, f"{self.contestant.key}: {complaint}; its last log lines are above")
+        for service in self.contestant.services:
+            pid = output("inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()
+            self.groups[service] = Cgroup.of(pid)
+
+    def container(self, service: str) -> str:
+        """Name the container of `service`."""
+        return f"bench-{self.contestant.key}-{service}-1"
+
+    def _exec(self, service: str, *command: str, stdin: str = "", limit: float = 120) -> Any:
+        return subprocess.run(
+            ["docker", "exec", "-i", self.container(service), *command],
+            input=stdin, capture_output=True, text=True, timeout=limit, check=False,
+        )  # fmt: skip
+
+    def load(self, route: str, seconds: int) -> Load:
+        """Load it for whole `seconds`; Failure if any answer was wrong, for then there is nothing to compare."""
+        before = self._cpu()
+        done = self._exec(
+            "load", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", "load/report.lua",
+            f"http://127.0.0.1:8080{route}", limit=seconds + 30,
+        )  # fmt: skip
+        used = {service: value - before[service] for service, value in self._cpu().items()}
+        try:
+            seen = json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            raise Failure(f"{self.contestant.key}: wrk gave no result: {done.stderr.strip()[-300:]}") from None
+        if seen["errors"] or not seen["requests"]:
+            raise Failure(f"{self.contestant.key}: {seen['errors']} of {seen['requests']} requests to {route} failed")
+        return Load(**seen, cpu_app=used.get("app"), cpu_nginx=used.get("nginx"))
+
+    def _cpu(self) -> dict[str, float]:
+        # Nothing where Docker's control groups are not this machine's, as with Docker Desktop.
+        found = {service: group.cpu_usage() for service, group in self.groups.items()}
+        return {service: seconds for service, seconds in found.items() if seconds is not None}
+
+    def processes(self) -> list[Process]:
+        """Look at the server's processes, workers and all others."""
+        if "app" not in self.contestant.services:
+            return []
+        script = (HERE / "load/processes.py").read_text()
+        done = self._exec("app", "python3", "-I", "-S", "-", stdin=script)
+        if done.returncode:
+            raise Failure(f"{self.contestant.key}: {(done.stderr.strip().splitlines() or ['no memory to read'])[-1]}")
+        return [
+            Process(int(pid), it["parent"], it["command"], round(it["pss"] * 1024), it["cpu"])
+            for pid, it in json.loads(done.stdout).items()
+        ]
+
+    def remove(self) -> None:
+        """Remove everything of it."""
+        # Nobody's requests are under way: a second is enough.
+        self._compose("down", "--volumes", "--timeout=1")
+
+
+def workers(processes: list[Process]) -> list[Process]:
+    """Give the worker processes: children of the first process, but for Python's own helper."""
+    return [it for it in processes if it.parent == 1 and "resource_tracker" not in it.command]
+
+
+@contextlib.contextmanager
+def running(contestants: list[Contestant], environment: Environment) -> Iterator[list[Running]]:
+    """Start `contestants`, all of them before any is measured, and remove them at the end, come what may."""
+    everybody = [Running(contestant, environment) for contestant in contestants]
+    try:
+        with out.status(f"starting {len(everybody)} servers"), ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(Running.start, everybody))
+        yield everybody
+    finally:
+        with out.status("removing them"), ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(Running.remove, everybody))
+
+
+def build(compose: Compose) -> None:
+    """Build the contestants' image from the same base as ours."""
+    environ = {**compose.environment.values, **compose.extra}
+    command = ["docker", "build", "--quiet", "--file", "benchmarks/Dockerfile", "--tag", IMAGE]
+    if base := environ.get("PYTHON_IMAGE"):
+        command += ["--build-arg", f"PYTHON_IMAGE={base}"]
+    if bundle := environ.get("CA_BUNDLE"):
+        command += ["--secret", f"id=ca,src={bundle}"]
+    done = subprocess.run([*command, "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(*done.stderr.strip().splitlines()[-20:], "the contestants' image cannot be built: see above")

@@ -18,6 +18,7 @@ from loadtest.text import workers as _workers
 
 MARGIN = 0.05  # of the best capacity; less is not worth another process to most people
 ALPHA = 0.05
+HIDDEN_MAX = 0.20  # beyond it "no difference shown" would be no answer, but ignorance
 MEMORY_MAX = 0.8  # of the limit; the rest is for growth and the page cache
 THROTTLED_MAX = 0.05  # of the periods
 
@@ -197,28 +198,30 @@ def _no_difference(
     evidence: Evidence, comparisons: Sequence[Comparison], allowed: Sequence[int], notes: list[str]
 ) -> Verdict:
     counts = _and([comparison.workers for comparison in comparisons])
-    keep = evidence.current if evidence.current is not None and evidence.current in allowed else min(allowed)
-    proven = all(comparison.standing != "unclear" for comparison in comparisons)
-    ratios = [comparison.ratio for comparison in comparisons if comparison.ratio]
-    if proven:
-        reason = f"no difference: {counts} workers are within {percent(MARGIN)} of each other"
-    else:
-        hidden = max((1 - ratio.low for ratio in ratios), default=1.0)
+    unclear = [comparison for comparison in comparisons if comparison.standing == "unclear"]
+    hidden = max((1 - comparison.ratio.low for comparison in unclear if comparison.ratio), default=0.0)
+    if hidden > HIDDEN_MAX:
+        reason = (
+            f"the runs scatter too much: a difference of {percent(hidden)} between {counts} workers could hide in it"
+        )
+        step = "measure again when the machine is quieter, or with more rounds (MODE=full)"
+        return Verdict(
+            "cannot_recommend", None, reason, next_step=step, notes=tuple(notes), comparisons=tuple(comparisons)
+        )
+    # Nothing speaks against the unclear ones, as nothing speaks for a change.
+    possible = sorted({*allowed, *_within_limits([comparison.workers for comparison in unclear], evidence)[0]})
+    keep = evidence.current if evidence.current is not None and evidence.current in possible else min(possible)
+    if unclear:
         reason = f"no difference shown between {counts} workers (noise could hide one of {percent(hidden)})"
+    else:
+        reason = f"no difference: {counts} workers are within {percent(MARGIN)} of each other"
     if keep == evidence.current:
         reason += f"; keep what you have ({keep})"
         notes = notes + _cheaper(evidence, min(allowed), keep)
     else:
         reason += f"; {keep} is the smallest"
-    return Verdict(
-        "no_difference",
-        keep,
-        reason,
-        _confidence(evidence, proven),
-        _confirm(evidence),
-        tuple(notes),
-        tuple(comparisons),
-    )
+    confidence = _confidence(evidence, not unclear)
+    return Verdict("no_difference", keep, reason, confidence, _confirm(evidence), tuple(notes), tuple(comparisons))
 
 
 def _recommend(

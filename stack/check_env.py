@@ -19,9 +19,8 @@ IMPORT_DEADLINE = 60  # s; an application that takes longer to import is not goi
 # ${NAME:-default} of the Compose files; a default may hold one pair of braces of its own. And `- NAME`.
 _KNOB = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?")
 _PASSED_ON = re.compile(r"^ +- (\w+)$", re.MULTILINE)
-# Names that Docker, Compose and Python themselves read.
-_TOOLS = re.compile(r"(COMPOSE|DOCKER|BUILDKIT|BUILDX)_\w+|PYTHON[A-Z]+|https?_proxy|no_proxy", re.IGNORECASE)
 
+# The line of a file that a fault begins with.
 _LINE = re.compile(r"[^ =]+:([0-9]+)\S*: ")
 
 
@@ -114,8 +113,6 @@ def _unknown(environment: Environment) -> Iterator[str]:
     """Names in the profile that nothing reads and that resemble one that is read."""
     known = check.NAMES.keys() | compose_knobs().keys()
     for name in environment.written.keys() - known:
-        if _TOOLS.fullmatch(name):
-            continue
         close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
         if close:
             yield f"{name}={environment.values[name]}: no such setting; did you mean {close[0]}?"

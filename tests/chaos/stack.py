@@ -280,7 +280,7 @@ def tail(file: Path, lines: int = 40) -> str:
 def running(**settings: str) -> Iterator[Stack]:
     """Run nginx with one instance of the app under `settings`; all ends with the context."""
     # Not pytest's tmp_path: its length would exceed what a unix socket's path may have.
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)  # nginx's workers run as another user where it is started by root
         with Stack(folder, settings) as stack:

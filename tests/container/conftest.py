@@ -28,7 +28,9 @@ QUICK = {"KEEP_ALIVE": "2", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s"}
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # One line about a missing engine is enough.
-    others = [item for item in items if item.path.parent == FOLDER and "engine" in item.fixturenames][1:]
+    others = [item for item in items if item.path.parent == FOLDER and "engine" in getattr(item, "fixturenames", ())][
+        1:
+    ]
     if others and why_none():
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]

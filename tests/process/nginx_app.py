@@ -23,7 +23,7 @@ DRAIN = 0.6 * KEEP_ALIVE + 0.5  # s; longer than nginx keeps an idle connection
 class App:
     def __init__(self, address: str, journal: str) -> None:
         self.address, self.journal = address, journal
-        self.draining, self.connections = False, 0
+        self.draining, self.connections, self.reading = False, 0, 0
 
     async def serve(self) -> None:
         """Serve until SIGTERM, and then until the drain is over."""
@@ -61,11 +61,15 @@ class App:
         except TimeoutError:
             return False
         first, *lines = head.decode("latin-1").strip().split("\r\n")
-        method, target, _ = first.split(" ")
+        method, target, protocol = first.split(" ")
         headers = [[name.lower(), value.strip()] for name, _, value in (line.partition(":") for line in lines)]
         fields = dict(headers)
-        body = await reader.readexactly(int(fields.get("content-length", 0)))
-        if fields.get("upgrade") == "websocket":
+        self.reading += 1
+        try:
+            body = await reader.readexactly(int(fields.get("content-length", 0)))
+        finally:
+            self.reading -= 1
+        if (fields.get("upgrade"), fields.get("connection")) == ("websocket", "upgrade"):
             return await self.tunnel(reader, writer)
         path, _, query = target.partition("?")
         arguments = {name: values[-1] for name, values in parse_qs(query).items()}
@@ -74,7 +78,8 @@ class App:
                 journal.write(path.removeprefix("/count/").encode() + b"\n")
         await asyncio.sleep(3600 if path == "/hang" else float(arguments.get("seconds", 0)))
         answer = b"x" * int(arguments["bytes"]) if "bytes" in arguments else json.dumps({
-            "app": self.address, "method": method, "target": target, "headers": headers, "body": len(body),
+            "app": self.address, "method": method, "target": target, "protocol": protocol, "headers": headers,
+            "body": len(body), "others_being_read": self.reading,
         }).encode()  # fmt: skip
         status = self.readiness() if path == "/readyz" else int(arguments.get("status", 200))
         writer.write(

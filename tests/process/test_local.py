@@ -238,8 +238,10 @@ def test_profile_local_file_and_shell_reach_the_processes(repository: Repository
 
 @needs_nginx
 def test_a_reload_takes_new_code_and_refuses_broken_code(repository: Repository) -> None:
-    repository.ok("up")
-    repository.edit(LINE, 'return {"Hello": "reloaded"}')
+    repository.ok("up", GREETING="reloaded")
+    # Loaded with the environment of the server, which is not that of the shell any more.
+    repository.edit("app = ", 'import os\n\ngreeting = os.environ["GREETING"]\napp = ')
+    repository.edit(LINE, 'return {"Hello": greeting}')
     with Load(repository.url) as load:
         assert "not picked up: settings" in repository.ok("reload")
     assert set(load.answers) == {"200"}
@@ -292,8 +294,9 @@ def test_commands_for_what_runs_say_that_nothing_does(repository: Repository, co
 
 
 @needs_nginx
-def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path) -> None:
-    it = Repository(tmp_path / "a folder with spaces, and a name that is longer than a socket's path may be" / "r")
+@pytest.mark.parametrize("name", ["a b", "longer-than-the-path-of-a-unix-socket-may-be-in-this-place-or-any-other"])
+def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    it = Repository(tmp_path / name)
     try:
         it.ok("up")
         assert_serves(it)

@@ -46,7 +46,8 @@ def test_nginx_is_there_where_it_must_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep_alive", "graceful_timeout"), [("5", "120"), ("1", "6"), ("0", "60"), ("4", "7"), ("600", "3600"), ("2", "1")]
+    ("keep_alive", "graceful_timeout"),
+    [("5", "120"), ("1", "6"), ("0", "60"), ("4", "7"), ("6", "30"), ("600", "3600"), ("2", "1")],
 )
 def test_timers_are_derived(server: Nginx, keep_alive: str, graceful_timeout: str) -> None:
     server.start(expect=503, KEEP_ALIVE=keep_alive, GRACEFUL_TIMEOUT=graceful_timeout)

@@ -83,12 +83,20 @@ def test_no_difference():
 
 
 def test_noise_is_not_taken_for_a_difference():
-    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
+    capacity = {1: rounds(980, 1010, 970), 2: rounds(1000, 980, 1010)}
     verdict = decide(Evidence(capacity, current=2, screening=True))
     assert (verdict.kind, verdict.workers) == ("no_difference", 2)
+    assert decide(Evidence(capacity, current=7)).workers == 1
     assert "noise could hide" in verdict.reason
     assert "low" in verdict.confidence
     assert verdict.confidence.startswith("screening")
+
+
+def test_too_much_noise_is_no_answer():
+    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
+    verdict = decide(Evidence(capacity, current=2))
+    assert (verdict.kind, verdict.workers) == ("cannot_recommend", None)
+    assert "scatter" in verdict.reason
 
 
 def test_smaller_count_that_cannot_be_told_apart_is_mentioned():

@@ -41,10 +41,10 @@ scale: .venv/.stack ## Run N=<number> replicas of the application
 
 ##@ Work on it
 .PHONY: test lint docs lock engine clean
-test: .venv/.test .venv/.stack ## Run all tests this machine can run
+test: .venv/.test .venv/.loadtest .venv/.stack ## Run all tests this machine can run
 	@.venv/bin/pytest $(ARGS)
 
-lint: .venv/.lint .venv/.test .venv/.stack ## Run all linters
+lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.stack ## Run all linters
 	@stack/lint.sh
 
 docs: .venv/.stack ## Renew docs/settings.md from the settings

@@ -113,7 +113,7 @@ def _time(seconds: float) -> str:
 def table(results: Results) -> Table:
     """Give one row for each worker count."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("workers", "requests/s", "beside the best", "p99 ms", "memory MiB", "CPUs", "runs that count", ""):
+    for title in ("workers", "requests/s", "beside the best", "p99 ms", "MiB", "runs that count", ""):
         shown.add_column(title, justify="left" if not title else "right", no_wrap=True)
     verdict = results.verdict
     beside = {one.workers: one for one in verdict.comparisons} if verdict else {}
@@ -130,9 +130,8 @@ def table(results: Results) -> Table:
             _beside(comparison),
             _median(good, lambda run: run.percentiles.get("99")),
             f"{memory[workers] / 2**20:.0f}" if workers in memory else "–",
-            _median(good, lambda run: run.app_cpu, 2),
             f"{len(good)} of {len(runs)}",
-            ("← " if chosen else "") + ("what you have" if workers and workers == results.setup.current else ""),
+            ("← " if chosen else "") + ("now" if workers and workers == results.setup.current else ""),
             style="bold" if chosen else "",
         )
     return shown
@@ -147,9 +146,9 @@ def _beside(comparison: Any) -> str:
     return f"{change(ratio.value)} ({change(ratio.low)} … {change(ratio.high)})"
 
 
-def _median(runs: Sequence[Run], figure: Any, digits: int = 1) -> str:
+def _median(runs: Sequence[Run], figure: Any) -> str:
     known = [value for run in runs if (value := figure(run)) is not None]
-    return f"{statistics.median(known):.{digits}f}" if known else "–"
+    return f"{statistics.median(known):.1f}" if known else "–"
 
 
 def show(results: Results, written: Sequence[Path], console: Console) -> None:

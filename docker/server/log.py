@@ -91,7 +91,8 @@ class AccessLog:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve one connection scope."""
-        if scope["type"] != "http":
+        # Probes come every few seconds for ever; nobody wants to read them.
+        if scope["type"] != "http" or scope["path"] in ("/healthz", "/readyz"):
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         status, size = 500, 0  # what Uvicorn answers when the application raises

@@ -7,7 +7,7 @@ which nginx may be sending a request on one of them. Here a stopping worker
    siblings that a reload started cannot start, it goes on until they can, or until it is told to stop again,
 2. stops listening, answers `Connection: close` from then on, and keeps idle connections open for longer
    than nginx does, so that it is always nginx that closes them,
-3. then lets Uvicorn end what still runs, bounded so that all is over within `GRACEFUL_TIMEOUT`.
+3. then lets Uvicorn end what still runs; all is over within `GRACEFUL_TIMEOUT`.
 """
 
 import asyncio
@@ -88,7 +88,9 @@ class Server(UvicornServer):
         await self._until_replaced()
         for server in self.servers:
             server.close()
+        self._announce()
         await self._until_idle_connections_are_gone()
+        self.config.timeout_graceful_shutdown = 1  # s; what still runs has had its time
         await super().shutdown()  # the sockets are closed already
         heartbeat.cancel()
 
@@ -114,9 +116,23 @@ class Server(UvicornServer):
             await asyncio.sleep(POLL)
         self.lifespan.state["draining"] = True
 
+    def _announce(self) -> None:
+        """Tell clients that their connection ends: WebSockets now (1012), requests in the head of their answer."""
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)  # of a request; WebSockets have none
+            if not hasattr(connection, "cycle") or (cycle and not cycle.response_started):
+                connection.shutdown()
+
     async def _until_idle_connections_are_gone(self) -> None:
-        deadline = time.monotonic() + self.worker.settings.drain
-        while self.server_state.connections and not self.force_exit and time.monotonic() < deadline:
+        """Give requests their time, and then nginx the time to close the connections it keeps."""
+        cancel_at = time.monotonic() + self.worker.request_timeout
+        idle_since = time.monotonic()
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            now = time.monotonic()
+            if self.server_state.tasks and now < cancel_at:
+                idle_since = now
+            elif self.server_state.tasks or now - idle_since >= self.worker.settings.drain:
+                return
             await asyncio.sleep(POLL)
 
 
@@ -142,7 +158,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         super().__init__(*args, **kwargs)
         # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
         in_force = self.settings.model_copy(update={"graceful_timeout": self.cfg.graceful_timeout})
-        self.config.timeout_graceful_shutdown = max(1, in_force.request_timeout)
+        self.request_timeout = max(1, in_force.request_timeout)
 
     def enter(self, state: State) -> None:
         """Tell the other workers what this one does."""

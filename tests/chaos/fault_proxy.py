@@ -26,7 +26,7 @@ class FaultProxy:
 
     The request always reaches the app, so that it runs there; what is spoilt is the answer:
     `delay` holds it back for `seconds`, `reset` breaks the connection in its place, `truncate` ends the
-    connection after `keep` bytes of it, `hang` keeps silent with the connection open.
+    connection after `keep` bytes of it (negative: before the last ones), `hang` keeps silent with the connection open.
     `spoilt` counts the answers that were.
     """
 

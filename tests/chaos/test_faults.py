@@ -53,7 +53,7 @@ def test_a_broken_answer_costs_posts_alone(running: Running, pick: Pick, fault: 
 
 
 def test_an_answer_truncated_in_its_body_is_seen_as_such(running: Running, pick: Pick) -> None:
-    with one_of_two_spoilt(running, keep=140) as (stack, proxy):
+    with one_of_two_spoilt(running, keep=-5) as (stack, proxy):
         result = run_with(stack, proxy, "truncate", pick(300, 3_000))
         assert {failure.reason for failure in result.failures} == {"truncated"}
         assert len(result.failures) <= proxy.spoilt

@@ -3,9 +3,10 @@
 import subprocess
 from dataclasses import dataclass
 
+from server.settings import Settings
 from typing_extensions import override
 
-from stack import check_env, docker, images, rollout
+from stack import ROOT, check_env, docker, images, rollout
 from stack.console import REFUSED, CommandError, out, say
 from stack.docker import Compose, Container
 from stack.environment import Environment
@@ -48,6 +49,7 @@ def up(compose: Compose) -> None:
     limit = f"--wait-timeout={rollout.READY_DEADLINE}"
     done = subprocess.run(
         compose.command("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale),
+        cwd=ROOT,
         env=compose.environ,
         check=False,
         capture_output=True,
@@ -58,17 +60,21 @@ def up(compose: Compose) -> None:
 
 
 def why(compose: Compose, complaint: str) -> CommandError:
-    """Explain a start that failed: the last log lines of what is not well, else Compose's own words."""
+    """Explain a start that failed: the log of what is broken, else Compose's complaint, else the log of what is late."""
     ill = [container for container in compose.containers() if not container.well]
-    lines = [line for container in ill for line in _last_words(compose, container)]
-    if refused := any(container.service == "check" and container.exit_code == REFUSED for container in ill):
-        lines = [line for container in ill if container.service == "check" for line in _log(container.id)]
-    elif not lines:
-        lines = complaint.strip().splitlines()
-    return CommandError(*lines, status=REFUSED if refused else 1)
+    for container in ill:
+        if container.service == "check" and container.exit_code == REFUSED:
+            return CommandError(*_log(container.id), status=REFUSED)
+    if "address already in use" in complaint or "port is already allocated" in complaint:
+        port = compose.environment.values.get("HTTP_PORT") or Settings.model_fields["http_port"].default
+        return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
+    broken = [container for container in ill if container.broken]
+    late = [] if complaint.strip() else ill
+    lines = [line for container in broken or late for line in _last_words(container)]
+    return CommandError(*(lines or complaint.strip().splitlines()))
 
 
-def _last_words(compose: Compose, container: Container) -> list[str]:
+def _last_words(container: Container) -> list[str]:
     state = container.health or f"{container.state}, exit status {container.exit_code}"
     return [*_log(container.id), f"{container.name} is not well ({state}): its last log lines are above"]
 
@@ -107,7 +113,7 @@ def deploy(compose: Compose) -> None:
 
 def _run_check(compose: Compose) -> None:
     command = compose.command("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", "check")
-    done = subprocess.run(command, env=compose.environ, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=compose.environ, check=False, capture_output=True, text=True)
     if done.returncode:
         raise CommandError(*done.stderr.strip().splitlines(), "not deployed: the old version goes on", status=REFUSED)
 

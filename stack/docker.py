@@ -79,6 +79,11 @@ class Container:
         """Whether it does what it should: it is healthy, or was meant to end and did."""
         return self.exit_code == 0 if self.state == "exited" else self.health in ("", "healthy")
 
+    @property
+    def broken(self) -> bool:
+        """Whether it will not get well by waiting."""
+        return not self.well and (self.state in ("exited", "restarting", "dead") or self.health == "unhealthy")
+
 
 @dataclass(frozen=True)
 class Compose:

@@ -25,7 +25,6 @@ NGINX_DEADLINE = 10  # s to the first connection
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _LONGEST = 107 - len("/sockets/app-00000.sock")
 
-
 # The settings that nginx's entrypoint reads, as compose.yaml passes them on.
 _NGINX_READS = (
     *("KEEP_ALIVE", "GRACEFUL_TIMEOUT", "LOG_LEVEL"),
@@ -150,6 +149,8 @@ def up(environment: Environment) -> None:
         log.unlink()
     home = socket_home()
     home.mkdir(mode=0o700, exist_ok=True)
+    if home.lstat().st_uid != os.getuid():
+        raise CommandError(f"{home} belongs to somebody else: remove it")
     (home / "sockets").mkdir(exist_ok=True)
     try:
         if _has_nginx():

@@ -70,7 +70,10 @@ class Server(UvicornServer):
     async def main_loop(self) -> None:
         """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
         tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
-        while not await self.on_tick(0) and os.getppid() == self.worker.ppid:  # else the arbiter was killed
+        while os.getppid() == self.worker.ppid:  # else the arbiter was killed
+            # One after the other: workers that reach MAX_REQUESTS together would leave nobody to answer.
+            if await self.on_tick(0) and (self.should_exit or not self.worker.scoreboard.any(State.DRAINING)):
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), tick)
 
@@ -86,11 +89,15 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True  # requests see it as request.state.draining
         self.worker.enter(State.DRAINING)
         await self._until_replaced()
+        cancel_at = time.monotonic() + self.worker.request_timeout
+        self._announce()
+        if not self.worker.scoreboard.any(State.READY):
+            await self._until_connections_are_young()
         for server in self.servers:
             server.close()
         self._announce()
-        await self._until_idle_connections_are_gone()
-        self.config.timeout_graceful_shutdown = 1  # s; what still runs has had its time
+        await self._until_idle_connections_are_gone(cancel_at)
+        self.config.timeout_graceful_shutdown = POLL  # type: ignore[assignment]  # what still runs has had its time
         await super().shutdown()  # the sockets are closed already
         heartbeat.cancel()
 
@@ -123,9 +130,17 @@ class Server(UvicornServer):
             if not hasattr(connection, "cycle") or (cycle and not cycle.response_started):
                 connection.shutdown()
 
-    async def _until_idle_connections_are_gone(self) -> None:
-        """Give requests their time, and then nginx the time to close the connections it keeps."""
-        cancel_at = time.monotonic() + self.worker.request_timeout
+    async def _until_connections_are_young(self) -> None:
+        """Go on accepting for the time of a drain: nobody else does, and nobody shall wait for idle connections.
+
+        What is connected after that has begun during the drain, and so ends with its first answer.
+        """
+        deadline = time.monotonic() + self.worker.settings.drain
+        while self.server_state.connections and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(POLL)
+
+    async def _until_idle_connections_are_gone(self, cancel_at: float) -> None:
+        """Give requests time until `cancel_at` (monotonic), and then nginx the time to close what it keeps."""
         idle_since = time.monotonic()
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
             now = time.monotonic()

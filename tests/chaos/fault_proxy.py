@@ -120,6 +120,8 @@ class FaultProxy:
                     _reset(writer)
                     return
                 case "truncate":
+                    while data.endswith(b"\r\n\r\n"):  # the head alone; the body follows
+                        data += await app.read(65536)
                     writer.write(data[: self.keep])
                     await writer.drain()
                     return

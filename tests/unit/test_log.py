@@ -26,7 +26,8 @@ class Recorder(logging.Handler):
 
 def scope(**changes: Any) -> dict[str, Any]:
     return {
-        "type": "http", "method": "GET", "raw_path": b"/items/42", "query_string": b"q=a%20b", "http_version": "1.1",
+        "type": "http", "method": "GET", "path": "/items/42", "raw_path": b"/items/42", "query_string": b"q=a%20b",
+        "http_version": "1.1",
         "client": ("192.0.2.7", 5), "headers": [(b"x-request-id", b"r-1")], **changes,
     }  # fmt: skip
 
@@ -158,3 +159,9 @@ def test_json_of_a_traceback() -> None:
 
 def test_text_of_what_is_no_request() -> None:
     assert text(logging.LogRecord("x", logging.INFO, "file", 1, "plain", (), None)) == "plain"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_are_not_logged(path: str) -> None:
+    with pytest.raises(ValueError, match="not enough values"):  # there is no record
+        logged(path=path, raw_path=path.encode())

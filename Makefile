@@ -71,8 +71,8 @@ loadtest-ui: .venv/.loadtest .venv/.stack ## The scenario in Locust's web page
 bench: .venv/.loadtest .venv/.stack ## This stack beside what a user would pick instead
 	@.venv/bin/python -m benchmarks
 
-chaos: .venv/.test .venv/.stack ## Break things under load and count the failed requests
-	@.venv/bin/pytest tests/chaos $(ARGS)
+chaos: .venv/.test .venv/.loadtest .venv/.stack ## Break things under load and count the failed requests: the figures of docs/operations.md
+	@.venv/bin/pytest tests/chaos --full $(ARGS)
 
 image-report: .venv/.stack ## What the images consist of
 	@$(STACK) image-report

@@ -230,6 +230,14 @@ class Settings(BaseSettings):
         "nginx", 512, "Concurrent requests of one client address, above it 429; 0: no limit", ge=0, le=65535
     )
 
+    concurrency_limit: Whole = _setting(
+        "nginx",
+        1024,
+        "Concurrent requests of all clients together, WebSockets included, above it 429; 0: no limit",
+        ge=0,
+        le=65535,
+    )
+
     # --- Compose
     http_host: Annotated[str, _matching(r"[0-9A-Fa-f.:\[\]]+", "not an IP address")] = _setting(
         "compose", "127.0.0.1", "Where the stack answers: address that nginx is published on", "an IP address"

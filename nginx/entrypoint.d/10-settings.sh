@@ -7,7 +7,7 @@
 : "${APP_HOST:=app}"             # the app's name where BIND is host:port; its sockets need none
 [ -n "${BIND:-}" ] || BIND='unix:/run/app/{hostname}.sock'
 : "${KEEP_ALIVE:=5}" "${GRACEFUL_TIMEOUT:=120}" "${LOG_LEVEL:=info}" "${SERVER_NAME:=}"
-: "${CLIENT_MAX_BODY_SIZE:=10m}" "${CONNECTION_LIMIT:=512}" "${RATE_LIMIT:=0}" "${RATE_LIMIT_BURST:=}"
+: "${CLIENT_MAX_BODY_SIZE:=10m}" "${CONNECTION_LIMIT:=512}" "${CONCURRENCY_LIMIT:=1024}" "${RATE_LIMIT:=0}" "${RATE_LIMIT_BURST:=}"
 
 FAULTS=0
 
@@ -30,6 +30,7 @@ whole() { # NAME LEAST MOST
 whole KEEP_ALIVE 0 600
 whole GRACEFUL_TIMEOUT 1 3600
 whole CONNECTION_LIMIT 0 65535
+whole CONCURRENCY_LIMIT 0 65535
 whole RATE_LIMIT 0 1000000
 [ -z "$RATE_LIMIT_BURST" ] || whole RATE_LIMIT_BURST 0 1000000
 

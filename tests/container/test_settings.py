@@ -34,7 +34,7 @@ THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20",
 }  # fmt: skip
-ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE"}
+ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
 
 
 @pytest.fixture(scope="module")

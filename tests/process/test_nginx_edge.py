@@ -204,10 +204,11 @@ def test_rate_limit() -> None:
         assert refused[0].headers["retry-after"] == "1"
 
 
-def test_connection_limit() -> None:
+@pytest.mark.parametrize("limit", ["CONNECTION_LIMIT", "CONCURRENCY_LIMIT"])
+def test_limits_of_what_runs_at_once(limit: str) -> None:
     with nginx() as server:
         server.app()
-        server.start(CONNECTION_LIMIT="2")
+        server.start(**{limit: "2"})
         with socket.create_connection(server.address) as one, socket.create_connection(server.address) as two:
             for client in (one, two):
                 client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -220,6 +221,6 @@ def test_connection_limit() -> None:
 def test_limits_that_are_off() -> None:
     with nginx() as server:
         server.app()
-        server.start(CONNECTION_LIMIT="0", CLIENT_MAX_BODY_SIZE="0")
+        server.start(CONNECTION_LIMIT="0", CONCURRENCY_LIMIT="0", CLIENT_MAX_BODY_SIZE="0")
         assert server.get("/", "POST", b"x" * (11 * 2**20)).status == 200
         assert not list((server.run / "conf.d").iterdir())

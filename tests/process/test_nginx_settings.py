@@ -87,9 +87,10 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         f"client_max_body_size {settings.client_max_body_size}",
         f"worker_shutdown_timeout {settings.graceful_timeout}s",
     } <= directives(server)
-    assert sorted(path.name for path in (server.run / "conf.d").iterdir()) == ["connection-limit.conf"]
-    limit = (server.run / "conf.d" / "connection-limit.conf").read_text()
-    assert f"limit_conn connections {settings.connection_limit};" in limit
+    limits = {path.name: path.read_text() for path in (server.run / "conf.d").iterdir()}
+    assert sorted(limits) == ["concurrency-limit.conf", "connection-limit.conf"]
+    assert f"limit_conn connections {settings.connection_limit};" in limits["connection-limit.conf"]
+    assert f"limit_conn everybody {settings.concurrency_limit};" in limits["concurrency-limit.conf"]
 
 
 @pytest.mark.parametrize(

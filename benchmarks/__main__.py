@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import arena, report
-from benchmarks.contestants import CONTESTANTS, chosen
+from benchmarks import arena, report, small
+from benchmarks.contestants import CONTESTANTS, OURS, chosen
 from benchmarks.machine import describe, versions
 from benchmarks.rounds import play
 from stack import containers, docker, environment
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PROFILE = "prod"
 WIDTH = 150  # columns of the widest table
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class Mode(enum.StrEnum):
@@ -39,7 +39,7 @@ PLANS = {Mode.QUICK: (6, 1), Mode.FULL: (10, 2)}
 def bench(
     mode: Annotated[Mode, typer.Option(envvar="MODE", help="about 2 or 15 minutes")] = Mode.QUICK,
     only: Annotated[str, typer.Option(envvar="ONLY", help="names of contestants, separated by spaces")] = "",
-    rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=1, max=100, help="instead of the mode's own")] = 0,
+    rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=0, max=100, help="0: as many as the mode has")] = 0,
     seed: Annotated[int, typer.Option(envvar="SEED", help="of the order in which they take turns")] = 1,
 ) -> None:
     """Compare this stack with what a user would pick instead."""
@@ -59,13 +59,19 @@ def bench(
     with arena.running(contestants, profile) as everybody:
         turns = play(everybody, count, seconds, seed)
         rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
+        extra = _small(everybody) if mode is Mode.FULL else {}
     command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
-    result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, {})
+    result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, extra)
     _show(result)
     folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
     report.write(result, folder)
     say(f"report: {folder.relative_to(RESULTS.parent.parent)}/report.md")
+
+
+def _small(everybody: list[arena.Running]) -> dict[str, float]:
+    with out.status("measuring start and idleness, 2 minutes"):
+        return small.measure(next(it for it in everybody if it.contestant is OURS))
 
 
 def _show(result: report.Result) -> None:
@@ -75,6 +81,8 @@ def _show(result: report.Result) -> None:
     for cells in (report.ratio_cells(result), report.median_cells(result), report.aim_cells(result)):
         wide.print(report.table(cells))
         say("")
+    for what, value in result.extra.items():
+        say(f"{what}: {value:.3g}")
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from server.cgroup import Cgroup
 
@@ -91,7 +90,7 @@ class Running:
     def start(self) -> None:
         """Start it and wait for the right answers; Failure with its log where they do not come."""
         self._compose("up", "--detach", "--no-build", "--force-recreate", "load", *self.contestant.services)
-        done = self._exec("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
+        done = self.execute("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
         if done.returncode:
             log = self._compose("logs", "--tail=20", self.contestant.services[0]).splitlines()
             complaint = (done.stderr.strip().splitlines() or ["it did not start"])[-1]
@@ -104,20 +103,30 @@ class Running:
         """Name the container of `service`."""
         return f"bench-{self.contestant.key}-{service}-1"
 
-    def _exec(self, service: str, *command: str, stdin: str = "", limit: float = 120) -> Any:
+    def execute(
+        self, service: str, *command: str, stdin: str = "", limit: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` in the container of `service` and wait for it, `limit` seconds at most."""
         return subprocess.run(
             ["docker", "exec", "-i", self.container(service), *command],
             input=stdin, capture_output=True, text=True, timeout=limit, check=False,
         )  # fmt: skip
 
+    def open(self, service: str, *command: str) -> subprocess.Popen[str]:
+        """Start `command` in the container of `service`, its standard input and output at hand."""
+        return subprocess.Popen(
+            ["docker", "exec", "-i", self.container(service), *command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
     def load(self, route: str, seconds: int) -> Load:
         """Load it for whole `seconds`; Failure if any answer was wrong, for then there is nothing to compare."""
-        before = self._cpu()
-        done = self._exec(
+        before = self.cpu()
+        done = self.execute(
             "load", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", "load/report.lua",
             f"http://127.0.0.1:8080{route}", limit=seconds + 30,
         )  # fmt: skip
-        used = {service: value - before[service] for service, value in self._cpu().items()}
+        used = {service: value - before[service] for service, value in self.cpu().items()}
         try:
             seen = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
@@ -126,7 +135,8 @@ class Running:
             raise Failure(f"{self.contestant.key}: {seen['errors']} of {seen['requests']} requests to {route} failed")
         return Load(**seen, cpu_app=used.get("app"), cpu_nginx=used.get("nginx"))
 
-    def _cpu(self) -> dict[str, float]:
+    def cpu(self) -> dict[str, float]:
+        """Give the seconds of CPU that each service has used."""
         # Nothing where Docker's control groups are not this machine's, as with Docker Desktop.
         found = {service: group.cpu_usage() for service, group in self.groups.items()}
         return {service: seconds for service, seconds in found.items() if seconds is not None}
@@ -136,7 +146,7 @@ class Running:
         if "app" not in self.contestant.services:
             return []
         script = (HERE / "load/processes.py").read_text()
-        done = self._exec("app", "python3", "-I", "-S", "-", stdin=script)
+        done = self.execute("app", "python3", "-I", "-S", "-", stdin=script)
         if done.returncode:
             raise Failure(f"{self.contestant.key}: {(done.stderr.strip().splitlines() or ['no memory to read'])[-1]}")
         return [

@@ -60,7 +60,7 @@ def up(compose: Compose) -> None:
 
 
 def why(compose: Compose, complaint: str) -> CommandError:
-    """Explain a start that failed: the log of what is broken, else Compose's complaint, else the log of what is late."""
+    """Explain a start that failed: the log of what is broken or late, and Compose's complaint."""
     ill = [container for container in compose.containers() if not container.well]
     for container in ill:
         if container.service == "check" and container.exit_code == REFUSED:
@@ -68,9 +68,11 @@ def why(compose: Compose, complaint: str) -> CommandError:
     if "address already in use" in complaint or "port is already allocated" in complaint:
         port = compose.environment.values.get("HTTP_PORT") or Settings.model_fields["http_port"].default
         return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
-    broken = [container for container in ill if container.broken]
-    late = [] if complaint.strip() else ill
-    lines = [line for container in broken or late for line in _last_words(container)]
+    late = "not healthy after" in complaint
+    shown = [container for container in ill if container.broken or late]
+    # nginx is as healthy as the app behind it, which then is what to look at.
+    shown = [container for container in shown if container.service != "nginx"] or shown
+    lines = [line for container in shown for line in _last_words(container)]
     return CommandError(*(lines or complaint.strip().splitlines()))
 
 

@@ -15,7 +15,7 @@ compile() {
 all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 [ -n "${UPGRADE:-}" ] || sed -n 's/^\([a-z0-9].*[^ ]\) *\\$/\1/p' requirements/*.txt | sort -u >"$all"
-# shellcheck disable=SC2046 # two words for each group are meant
+# shellcheck disable=SC2046,SC2086 # two words for each group are meant
 compile -o "$all" pyproject.toml $(printf -- '--group %s ' $groups)
 compile --generate-hashes -c "$all" -o requirements/server.txt pyproject.toml
 for group in $groups; do

@@ -68,8 +68,7 @@ def why(compose: Compose, complaint: str) -> CommandError:
     if "address already in use" in complaint or "port is already allocated" in complaint:
         port = compose.environment.values.get("HTTP_PORT") or Settings.model_fields["http_port"].default
         return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
-    late = "not healthy after" in complaint
-    shown = [container for container in ill if container.broken or late]
+    shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
     lines = [line for container in shown for line in _last_words(container)]
@@ -77,7 +76,7 @@ def why(compose: Compose, complaint: str) -> CommandError:
 
 
 def _last_words(container: Container) -> list[str]:
-    state = container.health or f"{container.state}, exit status {container.exit_code}"
+    state = f"exit status {container.exit_code}" if container.state == "exited" else container.health or container.state
     return [*_log(container.id), f"{container.name} is not well ({state}): its last log lines are above"]
 
 

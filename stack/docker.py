@@ -77,7 +77,9 @@ class Container:
     @property
     def well(self) -> bool:
         """Whether it does what it should: it is healthy, or was meant to end and did."""
-        return self.exit_code == 0 if self.state == "exited" else self.health in ("", "healthy")
+        if self.state == "exited":
+            return self.exit_code == 0
+        return self.state == "running" and self.health in ("", "healthy")
 
     @property
     def broken(self) -> bool:

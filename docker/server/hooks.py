@@ -4,6 +4,7 @@ They live in a module of their own because Gunicorn executes its configuration f
 the workers' slots must outlive that.
 """
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 
 # Environment variables of each worker, by its age: set in pre_fork, taken over by the worker in post_fork.
 WORKER_ENV: dict[int, dict[str, str]] = {}
+
+# What Uvicorn and FastAPI import only when a worker starts: 2.5 MB less of each worker when it is shared.
+LATE_IMPORTS = (
+    "fastapi.telemetry._runtime",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.auto",
+    "uvloop",
+)
 
 SERVER_HOOKS = frozenset(setting.name for setting in KNOWN_SETTINGS if setting.section == "Server Hooks")
 
@@ -70,6 +81,9 @@ def _preload(server: Arbiter) -> None:
     except (Exception, SystemExit) as error:
         server.log.debug("Traceback:", exc_info=True)
         _refuse(server, [check.import_failure(f"APP_MODULE={server.app.app_uri}", error)])
+    for module in LATE_IMPORTS:
+        with contextlib.suppress(ImportError):  # another framework, another release
+            importlib.import_module(module)
     # What is there now stays: keep the collector from writing to its pages, which would unshare them.
     gc.collect()
     gc.freeze()

@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     concurrency_limit: Whole = _setting(
         "nginx",
         1024,
-        "Concurrent requests of all clients together, WebSockets included, above it 429; 0: no limit",
+        "Concurrent requests that reach the app, WebSockets included, above it 503; 0: no limit",
         ge=0,
         le=65535,
     )

@@ -74,16 +74,17 @@ case $BIND in
         # connects to a live one and nothing is ever reloaded. 12 gives 1, 2, 3, 4 or 6 replicas equal shares. Slot n is
         # line n of the file in-use, counted round.
         SLOTS='1 2 3 4 5 6 7 8 9 10 11 12'
+        SLOT_LIMIT=$(((CONCURRENCY_LIMIT + 11) / 12)) # 0 is no limit for nginx, too
         # shellcheck disable=SC2086 # one word for each slot
-        APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0;\n        " $SLOTS)
+        APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0 max_conns=$SLOT_LIMIT;\n        " $SLOTS)
         ;;
     *)
         SLOTS=''
-        APP_SERVERS="server $APP_HOST:${BIND##*:} max_fails=0;"
+        APP_SERVERS="server $APP_HOST:${BIND##*:} max_fails=0 max_conns=$CONCURRENCY_LIMIT;"
         # Follow the name's address where this nginx can (1.27.3); otherwise it is looked up once, at start.
         # 2 s, as Docker's own answer is valid for 600 s.
         RESOLVER=$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2 }' /etc/resolv.conf | tr '\n' ' ')
-        FOLLOW="zone app 128k; resolver ${RESOLVER:-127.0.0.1} valid=2s; server $APP_HOST:${BIND##*:} max_fails=0 resolve;"
-        ! knows "upstream app { $FOLLOW }" || APP_SERVERS=$FOLLOW
+        FOLLOW="resolver ${RESOLVER:-127.0.0.1} valid=2s; server $APP_HOST:${BIND##*:} max_fails=0 max_conns=$CONCURRENCY_LIMIT resolve;"
+        ! knows "upstream app { zone app 128k; $FOLLOW }" || APP_SERVERS=$FOLLOW
         ;;
 esac

@@ -6,19 +6,18 @@ render() { # TEMPLATE RENDERED
     # shellcheck disable=SC2016 # envsubst wants the names
     envsubst '$NGINX_RUN_DIR $NGINX_LISTEN $NGINX_WORKERS $NOFILE $CONNECTIONS $ERROR_LOG_LEVEL $GRACEFUL_TIMEOUT
         $NEWER $APP_SERVERS $UPSTREAM_KEEPALIVE $UPSTREAM_REQUESTS $READ_TIMEOUT $SERVER_NAMES
-        $CLIENT_KEEPALIVE $CLIENT_MAX_BODY_SIZE $RATE_LIMIT $RATE_LIMIT_BURST $CONNECTION_LIMIT $CONCURRENCY_LIMIT' \
+        $CLIENT_KEEPALIVE $CLIENT_MAX_BODY_SIZE $RATE_LIMIT $RATE_LIMIT_BURST $CONNECTION_LIMIT' \
         <"$HERE/templates/$1" >"$NGINX_RUN_DIR/$2"
 }
 
 export NGINX_RUN_DIR NGINX_LISTEN NGINX_WORKERS NOFILE CONNECTIONS ERROR_LOG_LEVEL GRACEFUL_TIMEOUT \
     NEWER APP_SERVERS UPSTREAM_KEEPALIVE UPSTREAM_REQUESTS READ_TIMEOUT SERVER_NAMES \
-    CLIENT_KEEPALIVE CLIENT_MAX_BODY_SIZE RATE_LIMIT RATE_LIMIT_BURST CONNECTION_LIMIT CONCURRENCY_LIMIT
+    CLIENT_KEEPALIVE CLIENT_MAX_BODY_SIZE RATE_LIMIT RATE_LIMIT_BURST CONNECTION_LIMIT
 
 render nginx.conf nginx.conf
 [ -z "$SERVER_NAME" ] || render unknown-host.conf conf.d/unknown-host.conf
 [ "$RATE_LIMIT" = 0 ] || render rate-limit.conf conf.d/rate-limit.conf
 [ "$CONNECTION_LIMIT" = 0 ] || render connection-limit.conf conf.d/connection-limit.conf
-[ "$CONCURRENCY_LIMIT" = 0 ] || render concurrency-limit.conf conf.d/concurrency-limit.conf
 
 nginx -t -q -e stderr -c "$NGINX_RUN_DIR/nginx.conf" || { say "the rendered configuration is refused (above)"; exit 2; }
 say "$NGINX_WORKERS worker(s) of $CONNECTIONS connections; app at $BIND, idle connections kept ${UPSTREAM_KEEPALIVE} ms," \

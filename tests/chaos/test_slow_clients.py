@@ -12,6 +12,9 @@ from tests.chaos.slow_clients import Kind, SlowClients
 from tests.chaos.stack import Stack
 
 CLIENTS = 2_000
+# Share of probes within 500 ms: the figure is that of `make chaos`, on a machine that has nothing else to do. In `make
+# test` it only has to be clear that probes do not wait for slow clients.
+IN_TIME = (0.9, 0.99)
 
 
 def probe(stack: Stack, requests: int) -> Result:
@@ -47,7 +50,7 @@ def test_slow_senders(running: Running, pick: Pick, pytestconfig: pytest.Config,
                 share >= 0.99,
             )
             pytestconfig.stash.setdefault(FIGURES, []).append(row)
-        assert share >= 0.99, result
+        assert share >= pick(*IN_TIME), result
         assert not [entry for entry in stack.journal("request") if "slow-" in entry["path"]]
 
 
@@ -56,13 +59,13 @@ def test_slow_readers_do_not_hold_the_app(running: Running, pick: Pick) -> None:
     answer = "/stream?chunks=20&size=10000&name=small"  # nginx takes 256 KiB off the app's hands
     with running() as stack, SlowClients(stack.address, "reading", number, answer):
         until(lambda: len(stack.journal("streamed")) >= number, 20, "the app has handed over every answer")
-        assert share_in_time(probe(stack, pick(200, 1_000))) >= 0.99
+        assert share_in_time(probe(stack, pick(200, 1_000))) >= pick(*IN_TIME)
 
 
 def test_slow_readers_of_much_harm_nobody_else(running: Running, pick: Pick) -> None:
     with running() as stack, SlowClients(stack.address, "reading", 50, "/stream?chunks=500&size=20000") as slow:
         until(lambda: slow.open >= 50, 20, "the slow readers are connected")
-        assert share_in_time(probe(stack, pick(200, 1_000))) >= 0.99
+        assert share_in_time(probe(stack, pick(200, 1_000))) >= pick(*IN_TIME)
 
 
 @pytest.mark.skipif(not shutil.which("slowhttptest"), reason="slowhttptest is not installed")
@@ -73,6 +76,6 @@ def test_slowhttptest(running: Running, pick: Pick, mode: str) -> None:
         command = ["slowhttptest", mode, "-c", "1000", "-r", "500", "-i", "3", "-l", str(pick(8, 60)), "-u"]
         with subprocess.Popen([*command, f"http://{host}:{port}/echo"], stdout=subprocess.DEVNULL) as attack:
             try:
-                assert share_in_time(probe(stack, pick(300, 2_500))) >= 0.99
+                assert share_in_time(probe(stack, pick(300, 2_500))) >= pick(*IN_TIME)
             finally:
                 attack.terminate()

@@ -1,5 +1,6 @@
 """What nginx does at the edge: routes, headers, errors, limits and the log, asked as a client would."""
 
+import contextlib
 import re
 import socket
 import time
@@ -204,18 +205,21 @@ def test_rate_limit() -> None:
         assert refused[0].headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize("limit", ["CONNECTION_LIMIT", "CONCURRENCY_LIMIT"])
-def test_limits_of_what_runs_at_once(limit: str) -> None:
-    with nginx() as server:
+@pytest.mark.parametrize(
+    ("limit", "most", "status", "reason"),
+    [("CONNECTION_LIMIT", 2, 429, "Too Many Requests"), ("CONCURRENCY_LIMIT", 12, 503, "Service Unavailable")],
+)
+def test_limits_of_what_runs_at_once(limit: str, most: int, status: int, reason: str) -> None:
+    with nginx() as server, contextlib.ExitStack() as clients:
         server.app()
-        server.start(**{limit: "2"})
-        with socket.create_connection(server.address) as one, socket.create_connection(server.address) as two:
-            for client in (one, two):
-                client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
-            deadline = time.monotonic() + START
-            while (answer := server.get("/")).status != 429:
-                assert time.monotonic() < deadline
-            assert answer.body == detail("Too Many Requests")
+        server.start(**{limit: str(most)})
+        for _ in range(most):
+            client = clients.enter_context(socket.create_connection(server.address))
+            client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+        deadline = time.monotonic() + START
+        while (answer := server.get("/")).status != status:
+            assert time.monotonic() < deadline
+        assert answer.body == detail(reason)
 
 
 def test_limits_that_are_off() -> None:

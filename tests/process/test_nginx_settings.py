@@ -1,5 +1,6 @@
 """From settings to nginx's configuration: what is derived, what is refused, and what linters say of the result."""
 
+import math
 import os
 import shutil
 import signal
@@ -88,9 +89,9 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         f"worker_shutdown_timeout {settings.graceful_timeout}s",
     } <= directives(server)
     limits = {path.name: path.read_text() for path in (server.run / "conf.d").iterdir()}
-    assert sorted(limits) == ["concurrency-limit.conf", "connection-limit.conf"]
+    assert sorted(limits) == ["connection-limit.conf"]
     assert f"limit_conn connections {settings.connection_limit};" in limits["connection-limit.conf"]
-    assert f"limit_conn everybody {settings.concurrency_limit};" in limits["concurrency-limit.conf"]
+    assert f"max_conns={math.ceil(settings.concurrency_limit / 12)};" in (server.run / "nginx.conf").read_text()
 
 
 @pytest.mark.parametrize(

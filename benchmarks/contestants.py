@@ -106,7 +106,7 @@ CONTESTANTS = (
 def chosen(only: list[str], *, both_ways: bool) -> list[Contestant]:
     """Give the contestants named `only` (all where it is empty), ours always; KeyError for an unknown name.
 
-    Unless `both_ways`, one that can listen on a unix socket is left out on TCP, which is the slower way.
+    Unless `both_ways`, one that can listen on a unix socket is left out on TCP: a quick run has no time for it.
     """
     names = {contestant.name for contestant in CONTESTANTS}
     if unknown := set(only) - names:

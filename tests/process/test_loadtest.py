@@ -82,8 +82,19 @@ def measured(folder, workers, rounds=3, **values):
     return found
 
 
+def decided(folder, workers, **values):
+    """Measure until there is an answer, with more rounds each time: that runs scatter too much is none, and no fault."""
+    for rounds in (3, 5, 7):
+        written = folder / str(rounds)
+        written.mkdir()
+        found = measured(written, workers, rounds, **values)
+        if found.verdict.kind != "cannot_recommend":
+            break
+    return found
+
+
 def test_cpu_bound_application_on_one_cpu_needs_no_second_worker(tmp_path, others):
-    found = measured(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
+    found = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
     verdict = found.verdict
     require(verdict.kind == "no_difference" or (verdict.kind, verdict.workers) == ("recommend", 1), others)
     assert found.limits.cpus == 1
@@ -91,7 +102,7 @@ def test_cpu_bound_application_on_one_cpu_needs_no_second_worker(tmp_path, other
 
 
 def test_blocking_application_needs_more_workers(tmp_path, others):
-    found = measured(tmp_path, (1, 3), APP_MODULE=f"{APPS}:blocking")
+    found = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:blocking")
     require((found.verdict.kind, found.verdict.workers) == ("recommend", 3), others)
     assert all(len(run.workers_seen) == run.workers for run in found.runs)
     assert all(run.memory > 2**20 for run in found.runs)

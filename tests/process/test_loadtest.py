@@ -83,7 +83,7 @@ def measured(folder, workers, rounds=3, **values):
 
 
 def decided(folder, workers, **values):
-    """Measure until there is an answer, with more rounds each time: that runs scatter too much is none, and no fault."""
+    """Measure until there is an answer, with more rounds each time: scatter is no answer, and no fault."""
     for rounds in (3, 5, 7):
         written = folder / str(rounds)
         written.mkdir()

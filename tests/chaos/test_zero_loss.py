@@ -78,11 +78,16 @@ def test_sigkill(running: Running, pick: Pick, verdict: Verdict) -> None:
                 back.append(stack.await_replaced({killed}, 10))
             load.wait_for(requests)
 
+        # One GET in 10,000 is still lost (docs/operations.md, Figures). `make chaos` says so; that it happens now and
+        # then must not hide from `make test` what else may break, such as a GET lost without any kill.
+        methods = pick({"GET", "POST"}, {"POST"})
+
         def in_flight(failure: Failure) -> bool:
             # 20 ms: until nginx has seen that the connections it holds are closed.
-            return failure.request.method == "POST" and any(
+            return failure.request.method in methods and any(
                 failure.sent <= kill + 0.02 and failure.failed >= kill - 0.05 for kill in kills
             )
 
         assert max(back) < 3, f"seconds until a killed worker was replaced: {back}"
-        verdict(f"{times} SIGKILLs of workers", stack, load.result, "GET 0, POST in flight there", in_flight)
+        allowed = f"{' and '.join(sorted(methods))} in flight there"
+        verdict(f"{times} SIGKILLs of workers", stack, load.result, allowed, in_flight)

@@ -2,7 +2,8 @@
 # Step 1: defaults and checks. All faults are named, one line each; then exit 2, so that nothing starts halfway.
 # The settings' reference is docs/settings.md; bounds and defaults are those of docker/server/settings.py.
 
-: "${NGINX_RUN_DIR:=/tmp/nginx}" # everything nginx writes: rendered files, sockets, temporary bodies, pid
+: "${NGINX_RUN_DIR:=/tmp/nginx}" # what nginx and these scripts write: rendered files, sockets, pid; small
+: "${NGINX_TEMP_DIR:=}"          # where bodies of requests wait, on a disk: they would fill the memory; in it by default
 : "${NGINX_LISTEN:=8080}"        # port or address:port; where that is published is Compose's affair
 : "${APP_HOST:=app}"             # the app's name where BIND is host:port; its sockets need none
 [ -n "${BIND:-}" ] || BIND='unix:/run/app/{hostname}.sock'
@@ -61,10 +62,13 @@ esac
 case $APP_HOST in
     *[!A-Za-z0-9._-]*) fault APP_HOST "a host name or address" ;;
 esac
-case $NGINX_RUN_DIR in
-    /*[!A-Za-z0-9._/-]* | [!/]*) fault NGINX_RUN_DIR "an absolute path of letters, digits and . _ / -" ;;
-    *) [ "$FAULTS" != 0 ] || mkdir -p "$NGINX_RUN_DIR/temp" || fault NGINX_RUN_DIR "a folder that can be written" ;;
-esac
+for NAME in NGINX_RUN_DIR ${NGINX_TEMP_DIR:+NGINX_TEMP_DIR}; do
+    eval "FOLDER=\$$NAME"
+    case $FOLDER in
+        /*[!A-Za-z0-9._/-]* | [!/]*) fault "$NAME" "an absolute path of letters, digits and . _ / -" ;;
+        *) [ "$FAULTS" != 0 ] || { mkdir -p "$FOLDER" && [ -w "$FOLDER" ]; } || fault "$NAME" "a folder that can be written" ;;
+    esac
+done
 
 for TOOL in nginx envsubst curl; do
     command -v "$TOOL" >/dev/null || { say "the program $TOOL is missing; install it"; FAULTS=$((FAULTS + 1)); }

@@ -2,6 +2,8 @@
 # Step 2: what follows from the settings, the machine and the nginx binary at hand, so that nobody is asked twice.
 
 mkdir -p "$NGINX_RUN_DIR/answers" "$NGINX_RUN_DIR/conf.d" "$NGINX_RUN_DIR/slots"
+NGINX_TEMP_DIR=${NGINX_TEMP_DIR:-$NGINX_RUN_DIR/temp}/$(id -u) # in a volume there may be the folder of an earlier user
+mkdir -p "$NGINX_TEMP_DIR"
 # Left by an earlier run: nginx cannot bind over a socket file.
 rm -f "$NGINX_RUN_DIR"/*.sock "$NGINX_RUN_DIR"/answers/* "$NGINX_RUN_DIR"/conf.d/*
 
@@ -56,8 +58,8 @@ esac
 
 # --- What this binary knows; Debian 12's 1.22 lacks some. Asking it is surer than comparing versions.
 knows() { # DIRECTIVE... of the http block
-    printf 'events {}\npid %s/temp/probe.pid;\nhttp { %s }\n' "$NGINX_RUN_DIR" "$*" >"$NGINX_RUN_DIR/temp/probe.conf"
-    nginx -t -q -e /dev/null -c "$NGINX_RUN_DIR/temp/probe.conf" 2>/dev/null
+    printf 'events {}\npid %s/probe.pid;\nhttp { %s }\n' "$NGINX_RUN_DIR" "$*" >"$NGINX_RUN_DIR/probe.conf"
+    nginx -t -q -e /dev/null -c "$NGINX_RUN_DIR/probe.conf" 2>/dev/null
 }
 # keepalive_min_timeout: a reload or stop cuts off no idle client that could be sending just then, but answers it once
 # more with `Connection: close`. max_headers: 1000 by default; Gunicorn's own limit is 100.

@@ -7,7 +7,8 @@ The journal is one file in the folder `PROBE_DIR`, to which all processes of all
 (one JSON object each, O_APPEND), so that a test reads there what really ran, whatever the client was
 told: POSTs by id, lifespan start and end, closed WebSockets, and with `PROBE_RECORD=1` every request
 as the app saw it. `PROBE_STARTUP` is the seconds that the start of the lifespan takes, `PROBE_FAIL=1` lets it
-fail, `PROBE_VERSION` is what each start puts into the journal.
+fail, `PROBE_VERSION` is what each start puts into the journal. While a file `broken` lies in the folder, the module
+cannot be imported.
 """
 
 import asyncio
@@ -74,6 +75,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     write("shutdown")
 
 
+if Path(os.environ.get("PROBE_DIR", ""), "broken").exists():
+    raise RuntimeError("the file broken is there")
 app = FastAPI(lifespan=lifespan)
 eaten: list[bytes] = []
 if os.environ.get("PROBE_RECORD") == "1":

@@ -16,6 +16,15 @@ from tests.chaos.report import Figure, latencies
 from tests.container.conftest import bases, built, engine  # noqa: F401 - fixtures
 from tests.container.project import docker
 
+# Prints the most memory that the container has had in use, in bytes, and how often the kernel killed for it.
+MEMORY_PEAK = """
+from pathlib import Path
+v1 = Path("/sys/fs/cgroup/memory")
+folder, peak, events = (v1, "memory.max_usage_in_bytes", "memory.oom_control") if v1.exists() else (
+    v1.parent, "memory.peak", "memory.events")
+counts = dict(line.split() for line in (folder / events).read_text().splitlines())
+print([int((folder / peak).read_text()), int(counts.get("oom_kill", 0))])
+"""
 Running = Callable[..., AbstractContextManager[Containers]]
 
 
@@ -77,6 +86,52 @@ def test_reload_command(running: Running, pick: Pick, verdict: Verdict) -> None:
                 stack.command("reload")
             load.wait_for(pick(1_000, 20_000))
         verdict(f"{pick(1, 10)} × make reload", stack, load.result)
+
+
+def test_a_broken_application_is_not_reloaded(running: Running, verdict: Verdict) -> None:
+    with running(KEEP_ALIVE="1", PRELOAD_APP="false") as stack:
+        workers = {entry["pid"] for entry in stack.journal("startup")}
+        (stack.folder / "broken").touch()
+        with Load(stack.address) as load:
+            said = stack.command("reload", check=False)
+            load.wait_for(load.result.total + 200)
+        assert "the file broken is there" in said
+        assert "Traceback" not in said
+        assert {entry["pid"] for entry in stack.journal("startup")} == workers
+        assert not stack.journal("shutdown")
+        verdict("reload of a broken application", stack, load.result)
+        (stack.folder / "broken").unlink()
+        stack.command("reload")
+        until(lambda: len(stack.journal("shutdown")) == len(workers), 30, "repaired, it is reloaded")
+
+
+def test_overload_stays_below_the_memory_limit(running: Running, pick: Pick, pytestconfig: pytest.Config) -> None:
+    """Every client has the address of the network's gateway, so their limit alone would turn most of them away."""
+    limit = 256 * 2**20
+    with running(
+        CONNECTION_LIMIT="0", CPUS="1", WORKER_MEMORY="64m", MEMORY_LIMIT=str(limit), NGINX_MEMORY_LIMIT="256m"
+    ) as stack:
+        # A worker computes 20 ms for each request, so two on one CPU serve 50 a second.
+        requests = [Request("GET", "/block?seconds=0.02"), Request("POST", "/echo", {}, b"x" * 200_000)]
+        with Load(stack.address, rate=250, connections=3_000, make=lambda number: requests[number % 2]) as load:
+            load.wait_for(pick(3_000, 20_000))
+        end = time.monotonic()
+        until(lambda: all(stack.status("/echo", timeout=0.5) == 200 for _ in range(10)), 5, "all is normal again")
+        recovered = time.monotonic() - end
+        peak, killed = stack.project.python(MEMORY_PEAK)
+        statuses = {what for _, what in load.result.counts}
+        passed = statuses <= {"200", "429", "503"} and peak < limit and not killed
+        row = Figure(
+            "five times the capacity, container of 256 MiB",
+            f"{load.result.total:,} requests, half 200 kB bodies",
+            f"only {', '.join(sorted(statuses))}; peak {peak / 2**20:.0f} MiB; normal after {recovered:.1f} s",
+            "200, 429, 503; below the limit; 5 s",
+            latencies(load.result),
+            passed,
+        )
+        pytestconfig.stash.setdefault(FIGURES, []).append(row)
+        assert passed, f"{row} {load.result}"
+        assert len(stack.journal("startup")) == 2, "no worker was lost"
 
 
 def test_nginx_reload(running: Running, pick: Pick, verdict: Verdict) -> None:

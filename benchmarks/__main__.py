@@ -1,7 +1,6 @@
 """`python -m benchmarks`, or `make bench`: the comparison, about 2 minutes (quick) or 15 (full)."""
 
 import enum
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from benchmarks.contestants import CONTESTANTS, OURS, chosen
 from benchmarks.machine import describe, versions
 from benchmarks.rounds import play
 from stack import containers, docker, environment
-from stack.console import REFUSED, Failure, err, out, say
+from stack.console import REFUSED, CommandError, out, run, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROFILE = "prod"
@@ -49,7 +48,9 @@ def bench(
         contestants = chosen(only.split(), both_ways=mode is Mode.FULL)
     except KeyError as unknown:
         allowed = ", ".join(dict.fromkeys(it.name for it in CONTESTANTS))
-        raise Failure(f"ONLY={only}: {unknown.args[0]}: there is none; allowed: {allowed}", status=REFUSED) from None
+        raise CommandError(
+            f"ONLY={only}: {unknown.args[0]}: there is none; allowed: {allowed}", status=REFUSED
+        ) from None
     profile = environment.resolve(PROFILE)
     compose = containers.checked(profile)
     say("building the images")
@@ -85,15 +86,5 @@ def _show(result: report.Result) -> None:
         say(f"{what}: {value:.3g}")
 
 
-def main() -> None:
-    """Run; a Failure becomes its lines and its exit status."""
-    try:
-        app()
-    except Failure as failure:
-        for line in failure.lines:
-            err.print(line)
-        sys.exit(failure.status)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -13,7 +13,7 @@ from server.cgroup import Cgroup
 
 from benchmarks.contestants import Contestant
 from stack import ROOT
-from stack.console import Failure, out
+from stack.console import CommandError, out
 from stack.docker import Compose, output
 from stack.environment import Environment
 
@@ -88,13 +88,13 @@ class Running:
         return self.compose.output(*files, "-p", f"bench-{self.contestant.key}", *arguments)
 
     def start(self) -> None:
-        """Start it and wait for the right answers; Failure with its log where they do not come."""
+        """Start it and wait for the right answers; CommandError with its log where they do not come."""
         self._compose("up", "--detach", "--no-build", "--force-recreate", "load", *self.contestant.services)
         done = self.execute("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
         if done.returncode:
             log = self._compose("logs", "--tail=20", self.contestant.services[0]).splitlines()
             complaint = (done.stderr.strip().splitlines() or ["it did not start"])[-1]
-            raise Failure(*log, f"{self.contestant.key}: {complaint}; its last log lines are above")
+            raise CommandError(*log, f"{self.contestant.key}: {complaint}; its last log lines are above")
         for service in self.contestant.services:
             pid = output("inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()
             self.groups[service] = Cgroup.of(pid)
@@ -120,7 +120,7 @@ class Running:
         )  # fmt: skip
 
     def load(self, route: str, seconds: int) -> Load:
-        """Load it for whole `seconds`; Failure if any answer was wrong, for then there is nothing to compare."""
+        """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare."""
         before = self.cpu()
         done = self.execute(
             "load", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", "load/report.lua",
@@ -130,9 +130,11 @@ class Running:
         try:
             seen = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
-            raise Failure(f"{self.contestant.key}: wrk gave no result: {done.stderr.strip()[-300:]}") from None
+            raise CommandError(f"{self.contestant.key}: wrk gave no result: {done.stderr.strip()[-300:]}") from None
         if seen["errors"] or not seen["requests"]:
-            raise Failure(f"{self.contestant.key}: {seen['errors']} of {seen['requests']} requests to {route} failed")
+            raise CommandError(
+                f"{self.contestant.key}: {seen['errors']} of {seen['requests']} requests to {route} failed"
+            )
         return Load(**seen, cpu_app=used.get("app"), cpu_nginx=used.get("nginx"))
 
     def cpu(self) -> dict[str, float]:
@@ -148,7 +150,9 @@ class Running:
         script = (HERE / "load/processes.py").read_text()
         done = self.execute("app", "python3", "-I", "-S", "-", stdin=script)
         if done.returncode:
-            raise Failure(f"{self.contestant.key}: {(done.stderr.strip().splitlines() or ['no memory to read'])[-1]}")
+            raise CommandError(
+                f"{self.contestant.key}: {(done.stderr.strip().splitlines() or ['no memory to read'])[-1]}"
+            )
         return [
             Process(int(pid), it["parent"], it["command"], round(it["pss"] * 1024), it["cpu"])
             for pid, it in json.loads(done.stdout).items()
@@ -188,4 +192,4 @@ def build(compose: Compose) -> None:
         command += ["--secret", f"id=ca,src={bundle}"]
     done = subprocess.run([*command, "."], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failure(*done.stderr.strip().splitlines()[-20:], "the contestants' image cannot be built: see above")
+        raise CommandError(*done.stderr.strip().splitlines()[-20:], "the contestants' image cannot be built: see above")

@@ -5,7 +5,7 @@ import time
 
 from benchmarks.arena import Running, workers
 from benchmarks.contestants import WORKERS
-from stack.console import Failure
+from stack.console import CommandError
 
 IDLE = 60  # s; two of each health check, which Docker makes every 30 s
 CLIENTS = 2000
@@ -45,7 +45,7 @@ def idle_clients(running: Running, count: int) -> float:
         with_them = _memory(running)
         clients.communicate()  # closes its standard input, which is what it waits for
     if opened != str(count):
-        raise Failure(f"only {opened or 'some'} of {count} idle clients got an answer")
+        raise CommandError(f"only {opened or 'some'} of {count} idle clients got an answer")
     return with_them / without
 
 
@@ -56,7 +56,7 @@ def _memory(running: Running) -> float:
 def _bare(running: Running) -> float:
     done = running.execute("load", "python3", "load/bare.py", *BARE.split())
     if done.returncode:
-        raise Failure(f"stock Gunicorn, started bare: {done.stderr.strip()}")
+        raise CommandError(f"stock Gunicorn, started bare: {done.stderr.strip()}")
     return float(done.stdout)
 
 

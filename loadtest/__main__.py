@@ -1,6 +1,7 @@
 """`python -m loadtest`."""
 
-from loadtest.cli import main
+from loadtest.cli import app
+from stack.console import run
 
 if __name__ == "__main__":
-    main()
+    run(app)

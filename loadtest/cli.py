@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from loadtest.machine import ROOT
 from loadtest.options import Options
 from loadtest.results import Results
 from stack import environment
-from stack.console import REFUSED, CommandError, err, out
+from stack.console import REFUSED, CommandError, out
 
 RESULTS = ROOT / "loadtest/results"
 REGRESSION, CANNOT, INTERRUPTED = 1, 3, 130
@@ -125,13 +124,3 @@ def _conclude(made: Experiment, old: Results | None, wanted: Options, console: C
     if found.baseline and any(change.regression for change in found.baseline.changes):
         return REGRESSION
     return CANNOT if found.verdict and found.verdict.kind == "cannot_recommend" else 0
-
-
-def main() -> None:
-    """Run; a CommandError becomes its lines and its exit status."""
-    try:
-        app()
-    except CommandError as failure:
-        for line in failure.lines:
-            err.print(line)
-        sys.exit(failure.status)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stack import ROOT, RUN, check_env, containers, docker, docs, environment, image_report, local, rollout
-from stack.console import CommandError, err, out, say
+from stack.console import CommandError, out, run, say
 from stack.docker import Compose
 from stack.environment import Environment
 
@@ -175,15 +175,5 @@ def _become(*command: str, environ: dict[str, str] | None = None) -> None:
     os.execvpe(command[0], command, environ or os.environ)  # noqa: S606 - a shell is what is not wanted
 
 
-def main() -> None:
-    """Run one command; a CommandError becomes its lines and its exit status."""
-    try:
-        app()
-    except CommandError as failure:
-        for line in failure.lines:
-            err.print(line)
-        sys.exit(failure.status)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -1,5 +1,8 @@
 """What people read: one line for each thing done, one for each thing wrong."""
 
+import sys
+from collections.abc import Callable
+
 from rich.console import Console
 
 # soft_wrap: a terminal wraps a long line; a pipe or a log gets it whole.
@@ -21,7 +24,14 @@ class CommandError(Exception):
         self.status = status
 
 
-Failure = CommandError
+def run(command: Callable[[], object]) -> None:
+    """Run a program's `command`; a CommandError becomes its lines on stderr and its exit status."""
+    try:
+        command()
+    except CommandError as failure:
+        for line in failure.lines:
+            err.print(line)
+        sys.exit(failure.status)
 
 
 def say(text: str) -> None:

@@ -22,7 +22,7 @@ nginx_configuration() {
     trap 'rm -rf "$tmp"' EXIT
     for options in SERVER_NAME= 'SERVER_NAME=example.org RATE_LIMIT=10'; do
         # shellcheck disable=SC2086 # one word a variable
-        env $options NGINX_RUN_DIR="$tmp/nginx" SOCKET_DIR="$tmp" nginx/entrypoint -t 2>"$tmp/log" ||
+        env $options NGINX_RUN_DIR="$tmp/nginx" nginx/entrypoint -t 2>"$tmp/log" ||
             { cat "$tmp/log" >&2; return 1; }
         gixy "$tmp/nginx/nginx.conf" >"$tmp/log" || { cat "$tmp/log" >&2; return 1; }
     done

@@ -46,7 +46,7 @@ class Repository:
         }  # fmt: skip
         program = ["-m", "stack"]
         if not self.nginx:
-            hide = "import stack.local, stack.__main__ as main; stack.local.PATH = '/nonexistent'; main.main()"
+            hide = "import stack.local, stack.__main__ as main; stack.local.PATH = '/nonexistent'; main.run(main.app)"
             program = ["-c", hide]
         return subprocess.run(
             [sys.executable, *program, *arguments], cwd=self.root, env=environ | variables, check=False,

@@ -107,7 +107,8 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         ("BIND", "unix:/run/{hostname}/app.sock"), ("BIND", "8080"), ("BIND", ":8080"), ("BIND", "app:"),
         ("BIND", "a:b"), ("BIND", "unix:/run;}/a.sock"), ("BIND", "a:080"), ("BIND", "[::]:123456"),
         ("NGINX_LISTEN", "80 80"),
-        ("NGINX_LISTEN", "x:"), ("APP_HOST", "a b"), ("NGINX_RUN_DIR", "/run/a b"), ("NGINX_RUN_DIR", "a"), ("NGINX_TEMP_DIR", "a"),
+        ("NGINX_LISTEN", "x:"), ("APP_HOST", "a b"), ("NGINX_RUN_DIR", "/run/a b"), ("NGINX_RUN_DIR", "a"),
+        ("NGINX_TEMP_DIR", "a"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_one_line(server: Nginx, name: str, value: str) -> None:

@@ -15,7 +15,7 @@ from benchmarks.contestants import CONTESTANTS, OURS, Contestant, chosen
 from benchmarks.ratios import against, at_its_best, medians, ratio
 from benchmarks.rounds import Row
 from stack import environment
-from stack.console import Failure
+from stack.console import CommandError
 
 STOCK = tuple(it for it in CONTESTANTS if it.name == "stock")
 
@@ -123,7 +123,7 @@ def test_load_reads_what_wrk_prints() -> None:
     ],
 )
 def test_a_load_that_measured_nothing_says_so(printed: str, complaint: str) -> None:
-    with pytest.raises(Failure, match=complaint):
+    with pytest.raises(CommandError, match=complaint):
         Fake(OURS, {"wrk": printed}).load("/", 2)
 
 

@@ -66,8 +66,11 @@ for NAME in NGINX_RUN_DIR ${NGINX_TEMP_DIR:+NGINX_TEMP_DIR}; do
     eval "FOLDER=\$$NAME"
     case $FOLDER in
         /*[!A-Za-z0-9._/-]* | [!/]*) fault "$NAME" "an absolute path of letters, digits and . _ / -" ;;
-        *) [ "$FAULTS" != 0 ] || { mkdir -p "$FOLDER" && [ -w "$FOLDER" ]; } || fault "$NAME" "a folder that can be written" ;;
     esac
+done
+for NAME in NGINX_RUN_DIR ${NGINX_TEMP_DIR:+NGINX_TEMP_DIR}; do
+    eval "FOLDER=\$$NAME"
+    [ "$FAULTS" != 0 ] || { mkdir -p "$FOLDER" && [ -w "$FOLDER" ]; } || fault "$NAME" "a folder that can be written"
 done
 
 for TOOL in nginx envsubst curl; do

@@ -19,13 +19,14 @@ BODIES = ('{"Hello":"World"}', '{"item_id":42,"q":"foo"}')
 class Contestant:
     """One server, its way to nginx, and the files and variables that make Compose start it.
 
-    `role` is what its figure means: ours, an alternative, or a limit that no alternative can pass.
+    `role` is what its figure means: ours, an alternative, a limit that no alternative can pass, or this stack with
+    one of its choices taken back (`variant`, measured where it is asked for).
     """
 
     name: str
     title: str
     way: Way
-    role: Literal["ours", "seed", "stock", "other", "direct", "limit"]
+    role: Literal["ours", "seed", "stock", "other", "direct", "limit", "variant"]
     overlays: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     workers: int = WORKERS
@@ -100,11 +101,15 @@ CONTESTANTS = (
         "nginx", "nginx answering by itself", "", "limit", ("proxy",), {"BENCH_NGINX": "alone.conf"},
         bodies=(BODIES[0], ""), services=("nginx",),
     ),
+    Contestant("no-socket", "this stack on TCP", "", "variant", variables={"BIND": TCP}),
+    Contestant("no-preload", "this stack without preload", "", "variant", variables={"PRELOAD_APP": "false"}),
+    Contestant("two-logs", "this stack with the app's access log", "", "variant", variables={"ACCESS_LOG": "-"}),
+    Contestant("plain-app", "this stack, application not tuned", "", "variant", ("plain",)),
 )  # fmt: skip
 
 
 def chosen(only: list[str], *, both_ways: bool) -> list[Contestant]:
-    """Give the contestants named `only` (all where it is empty), ours always; KeyError for an unknown name.
+    """Give those named `only` (all but variants where it is empty), ours always; KeyError for an unknown name.
 
     Unless `both_ways`, one that can listen on a unix socket is left out on TCP: a quick run has no time for it.
     """
@@ -115,6 +120,6 @@ def chosen(only: list[str], *, both_ways: bool) -> list[Contestant]:
     return [
         contestant
         for contestant in CONTESTANTS
-        if (not only or contestant.name in {*only, OURS.name})
+        if (contestant.name in {*only, OURS.name} if only else contestant.role != "variant")
         and (both_ways or contestant.way != "tcp" or contestant.name not in on_sockets)
     ]

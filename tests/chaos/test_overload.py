@@ -50,8 +50,9 @@ def test_overload(running: Running, pick: Pick, route: str, clients: tuple[str, 
         statuses = Counter(what for _, what in result.counts.elements())
         assert set(statuses) <= {"200", "429", "503"}, result
         assert statuses["200"] > 0.5 * CAPACITY * requests / (5 * CAPACITY), "it serves as much as it can"
-        # CONCURRENCY_LIMIT=1024 at 100 requests/s is 10 s; on a machine that does other things as well it takes longer.
-        assert result.percentile(1) < pick(30, 15), f"who is served waits too long: {result}"
+        # CONCURRENCY_LIMIT=1024 at 50 requests/s: the kernel may give nearly all connections to one worker while both
+        # wait, and not compute. And some more on a machine that does other things as well.
+        assert result.percentile(1) < pick(30, 25), f"who is served waits too long: {result}"
         assert memory(stack) - before < 64 * 2**20
         assert len(stack.workers()) == 2
         assert len(stack.journal("startup")) == 2, "no worker was lost"

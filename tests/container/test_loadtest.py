@@ -1,0 +1,67 @@
+"""`make loadtest` on containers, with one load generator and with several: the experiment as a user starts it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("locust")  # of requirements/loadtest.txt
+
+from loadtest.targets.containers import PROJECT
+from tests.container.project import ROOT, bare_environment, docker
+
+FILES = {"results.json", "report.html", "summary.md"}
+DEADLINE = 420  # s; of one experiment, with the build of the generators' image
+
+pytestmark = pytest.mark.timeout(DEADLINE + 60)
+
+
+def test_it_measures_containers(built: dict[str, str]) -> None:
+    found, status, said = measure(built, WORKERS="1 2")
+    assert status == (3 if found["verdict"]["kind"] == "cannot_recommend" else 0), said
+    assert found["setup"]["target"] == "containers"
+    assert found["limits"]["cpus"] == 1, "env/loadtest.env limits the application"
+    assert len(found["runs"]) == 6
+    for measured in found["runs"]:
+        assert len(measured["workers_seen"]) == measured["workers"]
+        assert measured["throughput"] > 0
+        assert 0 < measured["app_cpu"] < 1.2
+        assert measured["throttled"] is not None
+        assert measured["memory"] > 2**20
+
+
+def test_several_generators_run_beside_the_stack(built: dict[str, str]) -> None:
+    found, status, said = measure(built, WORKERS="1", GENERATORS="2")
+    assert status == 3, said
+    assert "nothing to compare" in found["verdict"]["reason"]
+    assert found["setup"]["generators"] == 2
+    assert found["ceiling"]["server"] == "nginx"
+    assert all(measured["answers"] > 100 for measured in found["runs"]), said
+
+
+def measure(images: dict[str, str], **options: str) -> tuple[dict, int, str]:
+    """Run it; give results.json, the exit status and what it said. Nothing of it may be left but its files."""
+    environment = {**bare_environment(), **images, "TARGET": "containers", "SEED": "1", **options}
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "written:" in said, said
+    written = [ROOT / name for name in said[said.index("written:") :].split()[1:]]
+    try:
+        found = json.loads(next(path for path in written if path.name == "results.json").read_text())
+        assert {path.name for path in written} >= FILES
+    finally:
+        for path in written:
+            path.unlink()
+        written[0].parent.rmdir()
+    for kind in ("container", "network", "volume"):
+        assert not docker(kind, "ls", "--quiet", "--filter", f"name={PROJECT}").stdout
+    return found, done.returncode, said

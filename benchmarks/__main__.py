@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, or `make bench`: the comparison, about 2 minutes (quick) or 15 (full)."""
+"""`python -m benchmarks`, or `make bench`: the comparison, 3 to 4 minutes (quick) or about 15 (full)."""
 
 import enum
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ PLANS = {Mode.QUICK: (6, 1), Mode.FULL: (10, 2)}
 
 @app.command()
 def bench(
-    mode: Annotated[Mode, typer.Option(envvar="MODE", help="about 2 or 15 minutes")] = Mode.QUICK,
+    mode: Annotated[Mode, typer.Option(envvar="MODE", help="3 to 4 or about 15 minutes")] = Mode.QUICK,
     only: Annotated[str, typer.Option(envvar="ONLY", help="names of contestants, separated by spaces")] = "",
     rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=0, max=100, help="0: as many as the mode has")] = 0,
     seed: Annotated[int, typer.Option(envvar="SEED", help="of the order in which they take turns")] = 1,
@@ -61,7 +61,7 @@ def bench(
         turns = play(everybody, count, seconds, seed)
         rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
         extra = _small(everybody) if mode is Mode.FULL else {}
-    command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" SEED={seed}"
+    command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={count} SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
     result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, extra)
     _show(result)

@@ -29,7 +29,7 @@ def run(context: typer.Context) -> None:
 
     Options are environment or Make variables: MODE=quick|full, WORKERS="1 2 4", PROFILE=, SLO_P99_MS=, TARGET=URL,
     BASELINE=, RESUME=, GENERATORS=, SEED=. Exit status: 0 an answer, 1 a regression against BASELINE, 2 a wrong
-    option, 3 cannot recommend, 130 interrupted.
+    option, 3 cannot recommend, 130 interrupted. (GNU make makes 2 of any but 0.)
     """
     if context.invoked_subcommand is None:
         raise typer.Exit(measure(options.read(os.environ)))
@@ -62,6 +62,8 @@ def measure(wanted: Options) -> int:
             made.run()
     except KeyboardInterrupt:
         interrupted = True
+    except CommandError as failure:  # 1 would be a regression
+        raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
     finally:
         target.close()
     status = _conclude(made, old, wanted, out) if made else 0

@@ -48,9 +48,9 @@ class Experiment:
         try:
             self._prepare()
             self._phase(schedule.capacity_steps(self._counts, self.plan.rounds, self.results.setup.seed))
-            if self.plan.latency and (best := self._best()):
+            if self.plan.latency and (rates := self._rates()):
                 setup = self.results.setup
-                self._phase(schedule.latency_steps(self._counts, self.plan.rounds, setup.seed, best))
+                self._phase(schedule.latency_steps(self._counts, self.plan.rounds, setup.seed, rates))
             self.results.state = "complete"
         except KeyboardInterrupt:
             self.results.state = "interrupted"
@@ -67,13 +67,12 @@ class Experiment:
     def _counts(self) -> list[int]:
         return self.results.setup.workers or [0]  # 0: whatever runs there
 
-    def _best(self) -> float | None:
-        """Give the highest median capacity, requests/s: what offered rates are parts of."""
-        earlier = [run.offered for run in self.results.runs if run.offered]
-        if earlier:  # resumed: the rates must stay what they were
-            return max(earlier) / schedule.LADDER[-1]
+    def _rates(self) -> list[float]:
+        """Give the offered rates, requests/s: parts of the highest median capacity. A resumed experiment keeps them."""
         medians = evidence.median_by_workers(self.results, "throughput").values()
-        return float(max(medians)) if medians else None
+        if not self.results.rates and medians:
+            self.results.rates = schedule.ladder(max(medians))
+        return self.results.rates
 
     def _prepare(self) -> None:
         found, setup = self.results, self.results.setup

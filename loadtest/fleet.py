@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from loadtest.machine import ROOT, SCENARIO
 from loadtest.targets import http
-from stack import docker
+from stack import docker, local
 from stack.docker import Compose
 
 STOP_DEADLINE = 5.0  # s; what is still in flight after the last measured second is nobody's loss
@@ -77,10 +77,10 @@ class Local:
         """Run nginx, or where there is none our own stand-in."""
         port = _free_port()
         with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-            if shutil.which("nginx"):
+            if nginx := shutil.which("nginx", path=local.PATH):
                 conf = Path(folder) / CONF.name
                 conf.write_text(CONF.read_text().replace("8080", f"127.0.0.1:{port}").replace("/tmp/", f"{folder}/"))  # noqa: S108
-                name, command = "nginx", ["nginx", "-e", "stderr", "-c", str(conf)]
+                name, command = "nginx", [nginx, "-e", "stderr", "-c", str(conf)]
             else:
                 name, command = "loadtest.fixed_answer", [sys.executable, "-m", "loadtest.fixed_answer", str(port)]
             process = _start(command, Path(folder) / "log")

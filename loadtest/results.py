@@ -221,6 +221,7 @@ class Results(Model):
     setup: Setup
     ceiling: Ceiling | None = None
     pilot: Pilot | None = None
+    rates: list[float] = Field(default=[], description="offered in the latency phase, requests/s")
     runs: list[Run] = []
     verdict: VerdictResult | None = None
     baseline: BaselineResult | None = None

@@ -56,7 +56,7 @@ def candidates(cpus: int, current: int | None, wanted: Sequence[int] = ()) -> li
 
 
 def plan(mode: Mode, counts: int, kind: str) -> Plan:
-    """Plan `counts` worker counts against a target of `kind`; quick ends in under three minutes."""
+    """Plan `counts` worker counts against a target of `kind`; quick ends in under three minutes with up to 4 counts."""
     if mode == "full":
         return Plan(rounds=5, capacity=15, latency=10, warm_up=15)
     rounds = 3  # the fewest with which an interval means something
@@ -69,9 +69,8 @@ def capacity_steps(counts: Sequence[int], rounds: int, seed: int) -> list[Step]:
     return [Step(number, "capacity", workers) for number, workers in _visits(counts, rounds, seed)]
 
 
-def latency_steps(counts: Sequence[int], rounds: int, seed: int, best: float) -> list[Step]:
-    """Give the runs of the latency phase: the same rates, parts of `best` (requests/s), for all counts."""
-    rates = ladder(best)
+def latency_steps(counts: Sequence[int], rounds: int, seed: int, rates: Sequence[float]) -> list[Step]:
+    """Give the runs of the latency phase: the same `rates` (requests/s) for all counts."""
     return [
         Step(number, "latency", workers, rate)
         for number, workers in _visits(counts, rounds, seed + 1)

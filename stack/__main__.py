@@ -11,6 +11,8 @@ from stack.console import CommandError, out, run, say
 from stack.docker import Compose
 from stack.environment import Environment
 
+REPLICAS_MAX = 12  # as many slots as nginx has (nginx/entrypoint.d/20-derive.sh)
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Profile = Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env below the shell's settings")]
@@ -118,11 +120,12 @@ def deploy(profile: Profile = "") -> None:
     else:
         _require_engine()
         containers.deploy(containers.checked(chosen))
+    environment.remember(environment.current(profile))
     say("the new version is in service")
 
 
 @app.command()
-def scale(count: Annotated[int, typer.Argument(min=1, max=100, metavar="N")], profile: Profile = "") -> None:
+def scale(count: Annotated[int, typer.Argument(min=1, max=REPLICAS_MAX, metavar="N")], profile: Profile = "") -> None:
     """Run N replicas of the application."""
     chosen = _current(profile)
     replicas = _replicas(chosen)

@@ -16,9 +16,9 @@ from stack.environment import SHELL, Environment
 
 IMPORT_DEADLINE = 60  # s; an application that takes longer to import is not going to become ready either
 
-# ${NAME:-default} of the Compose files; a default may hold one pair of braces of its own. And `- NAME`.
+# ${NAME:-default} of the Compose files; a default may hold one pair of braces of its own. And `NAME:` or `- NAME`.
 _KNOB = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?")
-_PASSED_ON = re.compile(r"^ +- (\w+)$", re.MULTILINE)
+_PASSED_ON = re.compile(r"^ +(?:- )?([A-Z][A-Z0-9_]*):?$", re.MULTILINE)
 
 # The line of a file that a fault begins with.
 _LINE = re.compile(r"[^ =]+:([0-9]+)\S*: ")

@@ -1,6 +1,8 @@
 """The stack in containers: up, down, and its replicas."""
 
 import subprocess
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from server.settings import Settings
@@ -12,6 +14,7 @@ from stack.docker import Compose, Container
 from stack.environment import Environment
 
 LOG_LINES = "20"
+RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/entrypoint.d/20-derive.sh)
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 
@@ -150,17 +153,32 @@ class Containers(rollout.Replicas):
 
     @override
     def running(self) -> list[str]:
-        names = [container.name for container in self.compose.containers("app") if container.state == "running"]
+        there = self.compose.containers("app")
+        names = [container.name for container in there if container.state in ("running", "restarting")]
         return names and _oldest_first(names)
 
     @override
     def start(self, count: int) -> list[str]:
-        old = [container.name for container in self.compose.containers("app")]
-        # The old ones are left alone, whatever image and settings they have.
-        self.compose.quiet(
-            "up", "--detach", "--no-deps", "--no-build", "--no-recreate", f"--scale=app={len(old) + count}", "app"
-        )
-        return [container.name for container in self.compose.containers("app") if container.name not in old]
+        old = self.running()
+        # Ones that have ended would be started again, as the old version that they are.
+        self._remove(name for name in self._all() if name not in old)
+        try:
+            # The old ones are left alone, whatever image and settings they have.
+            self.compose.quiet(
+                "up", "--detach", "--no-deps", "--no-build", "--no-recreate", f"--scale=app={len(old) + count}", "app"
+            )
+        except BaseException:
+            self._remove(name for name in self._all() if name not in old)
+            raise
+        return [name for name in self._all() if name not in old]
+
+    def _all(self) -> list[str]:
+        return [container.name for container in self.compose.containers("app")]
+
+    @staticmethod
+    def _remove(names: Iterable[str]) -> None:
+        if names := list(names):
+            docker.output("rm", "--force", *names)
 
     @override
     def ready(self, name: str) -> bool:
@@ -172,16 +190,25 @@ class Containers(rollout.Replicas):
             raise CommandError(*_log(name), f"{name} is unhealthy: its last log lines are above")
         return bool(health == "healthy")
 
+    def _binds_a_socket(self) -> bool:
+        bind = self.compose.configuration()["services"]["app"]["environment"]["BIND"]
+        return bool(bind.startswith("unix:"))
+
     @override
     def listed(self, name: str) -> bool:
+        if not self._binds_a_socket():
+            time.sleep(RESOLVED)  # nobody can see which addresses nginx knows
+            return True
         proxies = [it for it in self.compose.containers("nginx") if it.state == "running"]
         hostname = docker.inspect(name)["Config"]["Hostname"]
         return all(f"/{hostname}.sock" in docker.output("exec", it.id, "cat", NGINX_IN_USE) for it in proxies)
 
     @override
     def workers(self, name: str) -> set[int]:
-        lines = docker.output("top", name, "-o", "pid").splitlines()
-        return {int(line) for line in lines[1:]}
+        # Children of the first process: health checks run in there as well.
+        arbiter = str(docker.inspect(name)["State"]["Pid"])
+        lines = [line.split() for line in docker.output("top", name, "-o", "pid,ppid").splitlines()[1:]]
+        return {int(pid) for pid, parent in lines if parent == arbiter}
 
     @override
     def reload_fault(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from stack import ROOT, RUN
+from stack import ROOT, RUN, docker
 from stack.console import out, say
 
 # Run inside the image, which has Python and nothing else.
@@ -43,7 +43,7 @@ def show(image: str) -> None:
     """Print what `image` consists of and write its bill of materials below .run/."""
     found = components(image)
     layers = Table("layer", "size", title=f"{image}: layers, newest first", title_justify="left")
-    for line in _docker("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", image).splitlines():
+    for line in docker.output("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", image).splitlines():
         size, command = line.split("\t", 1)
         if size != "0B":
             layers.add_row(command.replace("# buildkit", "").strip()[:90], size)
@@ -51,7 +51,7 @@ def show(image: str) -> None:
     for it in found:
         packages.add_row(it.name, it.version, _ORIGINS[it.kind])
     out.print(layers, packages)
-    unpacked = int(_docker("image", "inspect", "--format", "{{.Size}}", image))
+    unpacked = int(docker.output("image", "inspect", "--format", "{{.Size}}", image))
     say(f"{image}: {unpacked / 1e6:.1f} MB unpacked, {compressed_size(image) / 1e6:.1f} MB as a compressed archive")
     file = RUN / f"{image.replace('/', '-').replace(':', '-')}.cdx.json"
     file.parent.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ def show(image: str) -> None:
 
 def components(image: str) -> list[Component]:
     """List the packages in `image`, which must have Python."""
-    answer = json.loads(_docker("run", "--rm", "--network", "none", image, "-c", _LIST_PACKAGES))
+    answer = json.loads(docker.output("run", "--rm", "--network", "none", image, "-c", _LIST_PACKAGES))
     return [Component(kind, name, version) for kind, rows in answer.items() for name, version in rows]
 
 
@@ -96,7 +96,3 @@ def compressed_size(image: str) -> int:
         for block in iter(lambda: save.stdout.read(2**20), b""):  # type: ignore[union-attr]
             archive.write(block)
     return size
-
-
-def _docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()

@@ -95,7 +95,7 @@ class Processes(rollout.Replicas):
 
     @override
     def workers(self, name: str) -> set[int]:
-        return {pid for replica in process.found(name) for pid in replica.members()}
+        return {pid for replica in process.found(name) for pid in replica.members() if pid != replica.pid}
 
     @override
     def reload_fault(self, name: str) -> str | None:
@@ -181,7 +181,6 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
-        "SOCKET_DIR": str(home / "sockets"),
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
     return {**environment.values, **ours}

@@ -11,6 +11,7 @@ from stack import process
 from stack.console import REFUSED, CommandError, say
 
 READY_DEADLINE = 180  # s; an application that is not ready by then is taken for broken
+RENEWED_DEADLINE = 300  # s; the start of the new workers, and GRACEFUL_TIMEOUT for what the old ones still do
 POLL = 0.2  # s; each look runs a docker command or two
 LISTED_DEADLINE = 15  # s; nginx looks once a second
 
@@ -49,7 +50,7 @@ class Replicas(Protocol):
         """Whether nginx sends it requests."""
 
     def workers(self, name: str) -> set[int]:
-        """Ids of its processes."""
+        """Ids of its worker processes."""
 
     def reload_fault(self, name: str) -> str | None:
         """Try, in a process of its own, what it would load now; None, or why it could not."""
@@ -96,7 +97,10 @@ def scale(replicas: Replicas, count: int) -> None:
 
 
 def reload(replicas: Replicas) -> None:
-    """Renew all workers of all replicas; if what they would load is broken, CommandError and all goes on as before."""
+    """Renew all workers of all replicas, and wait until the old ones have left.
+
+    If what the new ones would load is broken, CommandError and all goes on as before.
+    """
     names = replicas.running()
     if faults := [fault for name in names if (fault := replicas.reload_fault(name))]:
         raise CommandError(*dict.fromkeys(faults), "not reloaded: the service goes on as it is", status=REFUSED)
@@ -107,8 +111,23 @@ def reload(replicas: Replicas) -> None:
 def _renew(replicas: Replicas, name: str) -> None:
     before = replicas.workers(name)
     replicas.hang_up(name)
-    if not _wait(lambda: replicas.workers(name) - before and replicas.ready(name), READY_DEADLINE):
-        raise CommandError(*replicas.log(name), f"{name} has no new workers after {READY_DEADLINE} s: its log is above")
+    tried = False
+
+    def renewed() -> bool:
+        nonlocal tried
+        now = replicas.workers(name)
+        if tried and now == before:
+            raise CommandError(
+                *replicas.log(name), f"{name}: the new workers ended, the old ones go on: its log is above"
+            )
+        tried = tried or bool(now - before)
+        # An old one leaves only when a new one serves.
+        return bool(now - before) and not now & before
+
+    if not _wait(renewed, RENEWED_DEADLINE):
+        raise CommandError(
+            *replicas.log(name), f"{name} still has old workers after {RENEWED_DEADLINE} s: its log is above"
+        )
 
 
 def _wait(condition: Callable[[], object], seconds: float) -> bool:

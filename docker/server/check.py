@@ -123,10 +123,14 @@ def _shown(value: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
 
 
+# As close to one of ours as a slip, but what others go by.
+_OTHERS = {"APP_MODE", "HTTPS_HOST", "HTTPS_PORT"}
+
+
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         # One letter more or less than one of ours, and long enough that this is no accident.
-        if name in NAMES or len(name) < 6 or not name.isupper():
+        if name in NAMES or name in _OTHERS or len(name) < 6 or not name.isupper():
             continue
         close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87)
         if close:

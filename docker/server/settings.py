@@ -250,7 +250,13 @@ class Settings(BaseSettings):
     cpus: Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")] = _setting(
         "compose", "0", "CPUs of one app container; 0: no limit", "a number like 1.5"
     )
-    pids_limit: Whole = _setting("compose", 512, "Processes and threads of one app container", ge=16, le=10**6)
+    pids_limit: Whole = _setting(
+        "compose",
+        1024,
+        "Processes and threads of one app container; `def` routes take up to 40 a worker",
+        ge=16,
+        le=10**6,
+    )
 
     @model_validator(mode="before")
     @classmethod

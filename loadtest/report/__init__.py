@@ -26,6 +26,8 @@ def write(results: Results, folder: Path) -> list[Path]:
     if context["answer"]["setting"]:
         replace(folder / "recommendation.env", _template("recommendation.env.j2").render(context))
         names.insert(2, "recommendation.env")
+    else:  # of a result that has been resumed since
+        (folder / "recommendation.env").unlink(missing_ok=True)
     return [_short(folder / name) for name in names]
 
 

@@ -11,7 +11,6 @@ from loadtest.fleet import Fleet, InCompose, Local
 from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, http
 from stack import containers as stack_containers
 from stack import docker
-from stack.console import CommandError
 from stack.environment import Environment
 
 PROJECT = "greenstack-loadtest"
@@ -31,11 +30,12 @@ class Containers:
         self.url = ""
         self.port = _free_port()
         self.building: dict[str, str] = {}
+        self.started = False
         self.generators_built = False
 
     def _compose(self, **extra: str) -> docker.Compose:
         own = {"COMPOSE_PROJECT_NAME": PROJECT, "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(self.port)}
-        own["TAG"] = self.environment.values.get("TAG") or "loadtest"  # images of its own, too
+        own["TAG"] = f"{self.environment.values.get('TAG') or 'latest'}-loadtest"  # images of its own, too
         return docker.Compose(self.environment, {**self.building, **own, **extra})
 
     def prepare(self) -> None:
@@ -43,6 +43,7 @@ class Containers:
         checked = stack_containers.checked(self.environment)
         self.building = checked.extra
         self._compose().quiet("build")
+        self.started = True
         self._up(self._compose(), "--remove-orphans")
         self.url = self._address()
 
@@ -68,7 +69,7 @@ class Containers:
     def _container(self, service: str) -> str:
         found = [one.id for one in self._compose().containers(service) if one.state == "running"]
         if not found:
-            raise CommandError(f"the {service} container does not run any more")
+            raise NotReadyError(f"the {service} container does not run any more")
         return found[0]
 
     def _address(self) -> str:
@@ -119,7 +120,7 @@ class Containers:
 
     def close(self) -> None:
         """Remove the project with its networks and volumes; the images stay."""
-        if self.building or self.url:
+        if self.started:
             self._compose().quiet("down", "--remove-orphans", "--volumes", "--timeout", STOP)
 
 

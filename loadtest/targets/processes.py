@@ -16,7 +16,7 @@ import psutil
 from loadtest import probe
 from loadtest.fleet import Fleet, Local
 from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, cpulimit, http
-from stack import ROOT, check_env
+from stack import ROOT, check_env, local
 from stack.environment import Environment
 
 STOP_DEADLINE = 1.0  # s; nothing is in flight any more, so there is nothing to be graceful about
@@ -30,13 +30,14 @@ class Processes:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.environ = {name: value for name, value in environment.values.items() if value}
+        # Empty ones too: ACCESS_LOG= is none. Debian puts nginx where only root's PATH looks.
+        self.environ = {**environment.values, "PATH": local.PATH}
         self.folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
         self.app: subprocess.Popen[bytes] | None = None
         self.nginx: subprocess.Popen[bytes] | None = None
         self.limit = cpulimit.CpuLimit(float(self.environ.get("CPUS") or 0))
         self.url = f"http://127.0.0.1:{_free_port()}"
-        self.with_nginx = all(map(shutil.which, ("nginx", "envsubst", "curl")))
+        self.with_nginx = all(shutil.which(name, path=local.PATH) for name in ("nginx", "envsubst", "curl"))
 
     def prepare(self) -> None:
         """Check the settings, and start nginx; it waits for the application by itself."""

@@ -38,6 +38,7 @@ case ${QUOTA:-max} in
     *) QUOTA=$(((QUOTA + PERIOD - 1) / PERIOD)); [ "$QUOTA" -ge "$CPUS" ] || CPUS=$QUOTA ;;
 esac
 NGINX_WORKERS=$(((CPUS + 1) / 2))
+[ "$NGINX_WORKERS" -le 16 ] || NGINX_WORKERS=16 # far more than the app behind it needs, and pids_limit has room for them
 # Two descriptors a connection: itself, and a temporary file for its body.
 # shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)

@@ -8,7 +8,7 @@ The journal is one file in the folder `PROBE_DIR`, to which all processes of all
 told: POSTs by id, lifespan start and end, closed WebSockets, and with `PROBE_RECORD=1` every request
 as the app saw it. `PROBE_STARTUP` is the seconds that the start of the lifespan takes, `PROBE_FAIL=1` lets it
 fail, `PROBE_VERSION` is what each start puts into the journal. While a file `broken` lies in the folder, the module
-cannot be imported.
+cannot be imported; while a file `failing` does, the lifespan fails.
 """
 
 import asyncio
@@ -68,8 +68,8 @@ class Recorder:
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     await asyncio.sleep(float(os.environ.get("PROBE_STARTUP") or 0))
-    if os.environ.get("PROBE_FAIL") == "1":
-        raise RuntimeError("PROBE_FAIL=1")
+    if os.environ.get("PROBE_FAIL") == "1" or Path(os.environ["PROBE_DIR"], "failing").exists():
+        raise RuntimeError("told to fail")
     write("startup", version=os.environ.get("PROBE_VERSION", ""))
     yield {"turn": asyncio.Lock()}
     write("shutdown")

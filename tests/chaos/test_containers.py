@@ -105,6 +105,34 @@ def test_a_broken_application_is_not_reloaded(running: Running, verdict: Verdict
         until(lambda: len(stack.journal("shutdown")) == len(workers), 30, "repaired, it is reloaded")
 
 
+def test_a_reload_whose_workers_cannot_start_says_so(running: Running, verdict: Verdict) -> None:
+    with running(KEEP_ALIVE="1") as stack:
+        (stack.folder / "failing").touch()
+        with Load(stack.address) as load:
+            said = stack.command("reload", check=False)
+            load.wait_for(load.result.total + 200)
+        assert "the old ones go on" in said
+        assert not stack.journal("shutdown")
+        verdict("reload, workers cannot start", stack, load.result)
+
+
+def test_scale_over_tcp(running: Running) -> None:
+    with running(BIND="0.0.0.0:8080", KEEP_ALIVE="1") as stack:
+        for number in (2, 1):
+            stack.command("scale", str(number))
+            assert len(stack.ids("app")) == number
+            assert stack.status("/echo") == 200
+
+
+def test_a_deploy_leaves_nothing_of_the_old_version(running: Running) -> None:
+    with running(KEEP_ALIVE="1", MAX_WORKERS="1") as stack:
+        stack.command("scale", "2")
+        docker("stop", stack.ids("app")[1])
+        stack.command("deploy", PROBE_VERSION="new")
+        assert len(stack.project.containers("app")) == 1
+        assert [entry["version"] for entry in stack.journal("startup")] == ["", "", "new"]
+
+
 def test_overload_stays_below_the_memory_limit(running: Running, pick: Pick, pytestconfig: pytest.Config) -> None:
     """Every client has the address of the network's gateway, so their limit alone would turn most of them away."""
     limit = 256 * 2**20

@@ -22,7 +22,7 @@ def test_inspect(default: Stack, service: str) -> None:
     assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
     assert not host["Privileged"]
     assert host["Memory"] > 0
-    assert 0 < host["PidsLimit"] <= 512
+    assert 0 < host["PidsLimit"] <= 1024
     assert "/tmp" in host["Tmpfs"]
     assert (host["NetworkMode"], host["PidMode"], host["IpcMode"]) != ("host", "host", "host")
     assert container["Config"]["User"].partition(":")[0] not in ("", "0", "root")

@@ -32,6 +32,14 @@ def refusal(environment: Environment) -> tuple[str, ...]:
     return refused.value.lines
 
 
+def test_what_compose_passes_on_is_known() -> None:
+    assert {"MAX_REQUESTS", "GUNICORN_CMD_ARGS", "HTTP_PORT"} <= check_env.compose_knobs().keys()
+
+
+def test_names_that_others_use_are_no_slips(tmp_path: Path) -> None:
+    assert check_env.faults(profile(tmp_path, "", HTTPS_PORT="443", APP_MODE="live")) == []
+
+
 def test_a_file_with_six_mistakes_names_all_six(tmp_path: Path) -> None:
     lines = refusal(profile(tmp_path, SIX_MISTAKES))
     assert lines == (

@@ -39,7 +39,7 @@ class Fake(rollout.Replicas):
 
     @override
     def workers(self, name: str) -> set[int]:
-        return {1, 2} if name in self.hung_up else {1}
+        return {2} if name in self.hung_up else {1}
 
     @override
     def reload_fault(self, name: str) -> str | None:
@@ -63,6 +63,7 @@ class Fake(rollout.Replicas):
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "READY_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "LISTED_DEADLINE", 0.1)
+    monkeypatch.setattr(rollout, "RENEWED_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "POLL", 0.01)
 
 
@@ -129,7 +130,15 @@ def test_a_reload_reaches_every_replica_and_waits_for_new_workers(monkeypatch: p
     assert replicas.hung_up == {"old1", "old2"}
     monkeypatch.setattr(replicas, "hang_up", lambda _: None)
     replicas.hung_up.clear()
-    with pytest.raises(CommandError, match=r"old1 has no new workers after 0\.1 s"):
+    with pytest.raises(CommandError, match=r"old1 still has old workers after 0\.1 s"):
+        rollout.reload(replicas)
+
+
+def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = Fake("old1")
+    seen = iter([{1}, {1}, {1, 2}, {1}])
+    monkeypatch.setattr(replicas, "workers", lambda _: next(seen))
+    with pytest.raises(CommandError, match="the new workers ended, the old ones go on"):
         rollout.reload(replicas)
 
 

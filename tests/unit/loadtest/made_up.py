@@ -85,7 +85,7 @@ def results(  # noqa: PLR0917 - all have defaults
     best = max(capacity(count or 1) for count in counts)
     steps = schedule.capacity_steps(counts, plan.rounds, 42)
     if plan.latency:
-        steps += schedule.latency_steps(counts, plan.rounds, 42, best)
+        steps += schedule.latency_steps(counts, plan.rounds, 42, schedule.ladder(best))
     for step in steps:
         clock += 14
         limit = capacity(step.workers or 1) * math.exp(rng.gauss(0, noise))

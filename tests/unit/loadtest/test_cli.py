@@ -169,6 +169,28 @@ def test_interrupted_and_resumed(world, tmp_path, capsys):
     assert only_folder(tmp_path) == folder
 
 
+def test_resumed_latencies_keep_their_rates(world, tmp_path):
+    world.interrupt_at = 12  # of 10 runs of capacity; the first two rates of the first count
+    assert run(WORKERS="1 2", MODE="full") == 130
+    folder = only_folder(tmp_path)
+    partial = results.read(folder, "X")
+    world.interrupt_at, world.capacity = None, lambda _: 3000.0
+    run(RESUME=str(folder))
+    whole = results.read(folder, "X")
+    assert {run.offered for run in whole.runs if run.offered} == set(partial.rates)
+    assert len({run.key for run in whole.runs}) == len(whole.runs) == 10 + 2 * 5 * 5
+
+
+def test_what_could_not_be_measured_is_no_regression(world, monkeypatch):
+    def broken():
+        raise CommandError("it cannot be built")
+
+    monkeypatch.setattr(world.target, "prepare", broken)
+    with pytest.raises(CommandError) as caught:
+        run()
+    assert caught.value.status == 3
+
+
 def test_resuming_repeats_what_did_not_count(world, tmp_path):
     world.spoil = "host"
     assert run(WORKERS="1 2") == 3

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("locust")  # of requirements/loadtest.txt
+pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
 from loadtest.targets.containers import PROJECT
 from tests.container.project import ROOT, bare_environment, docker

@@ -2,19 +2,9 @@
 
 from fastapi import FastAPI
 
-from app import health
+from app import health, main
 
 app = FastAPI()
 app.include_router(health.router)
-
-
-@app.get("/")
-async def read_root() -> dict[str, str]:
-    """Say hello."""
-    return {"Hello": "World"}
-
-
-@app.get("/items/{item_id}")
-async def read_item(item_id: int, q: str | None = None) -> dict[str, int | str | None]:
-    """Give back what was asked for."""
-    return {"item_id": item_id, "q": q}
+app.get("/")(main.read_root)
+app.get("/items/{item_id}")(main.read_item)

@@ -66,7 +66,7 @@ loadtest: .venv/.loadtest .venv/.stack ## Find the worker count (MODE=quick or f
 	@.venv/bin/python -m loadtest
 
 loadtest-ui: .venv/.loadtest .venv/.stack ## The scenario in Locust's web page
-	@.venv/bin/locust -f loadtest/locustfile.py --web-host 127.0.0.1 -H http://127.0.0.1:$(or $(HTTP_PORT),8080)
+	@url=$$(.venv/bin/python -m stack url) && .venv/bin/locust -f loadtest/locustfile.py --web-host 127.0.0.1 -H $$url
 
 bench: .venv/.loadtest .venv/.stack ## This stack beside what a user would pick instead
 	@.venv/bin/python -m benchmarks

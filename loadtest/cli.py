@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from loadtest.machine import ROOT
 from loadtest.options import Options
 from loadtest.results import Results
 from stack import environment
-from stack.console import REFUSED, CommandError, out
+from stack.console import REFUSED, CommandError, out, say
 
 RESULTS = ROOT / "loadtest/results"
 REGRESSION, CANNOT, INTERRUPTED = 1, 3, 130
@@ -48,26 +49,48 @@ def report_again(folder: Path) -> None:
 
 
 def measure(wanted: Options) -> int:
-    """Make or resume the experiment; give the exit status."""
-    old = results.read(wanted.baseline, "BASELINE") if wanted.baseline else None
+    """Make or resume the experiment; give the exit status. CommandError, never of status 1, where it cannot be made."""
+    try:
+        return _measure(wanted)
+    except CommandError as failure:  # 1 would be a regression
+        raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
+
+
+def _measure(wanted: Options) -> int:
     resumed = results.read(wanted.resume, "RESUME") if wanted.resume else None
+    if resumed and resumed.baseline and not wanted.baseline:
+        wanted = replace(wanted, baseline=Path(resumed.baseline.file))
+    old = results.read(wanted.baseline, "BASELINE") if wanted.baseline else None
     settings = environment.resolve(resumed.setup.profile if resumed else wanted.profile)
     target = targets.choose(_target(wanted, resumed), settings)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us, the stack is taken down
+    for number in (signal.SIGTERM, signal.SIGHUP):  # whoever stops us, the stack is taken down
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     made: Experiment | None = None
     interrupted = False
     try:
         with terminal.Progress(out) as progress:
             made = _experiment(wanted, resumed, target, settings, progress)
+            if old and made.results.pilot is None:
+                made.results.pilot = old.pilot  # another number of users would be another load
             made.run()
     except KeyboardInterrupt:
         interrupted = True
-    except CommandError as failure:  # 1 would be a regression
-        raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
     finally:
-        target.close()
+        _close(target)
     status = _conclude(made, old, wanted, out) if made else 0
     return INTERRUPTED if interrupted else status
+
+
+def _close(target: targets.Target) -> None:
+    """Take the target down, however impatient somebody is; what was measured counts even where that fails."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        target.close()
+    except CommandError as failure:
+        say("\n".join(["the stack could not be taken down:", *failure.lines]))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _target(wanted: Options, resumed: Results | None) -> str:
@@ -91,10 +114,7 @@ def _experiment(
         saved = wanted.resume or RESULTS
         found, folder = resumed, saved if saved.is_dir() else saved.parent
         _require_same(found)
-        found.state = "running"
-        progress.stage("building and starting the stack")
-        target.prepare()
-        found.setup.url = target.url
+        experiment.resume(found, target, progress)
     folder.mkdir(parents=True, exist_ok=True)
     return Experiment(target, found, experiment.plan_of(found.setup), folder, progress)
 

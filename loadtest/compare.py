@@ -30,6 +30,12 @@ def differences(old: Results, new: Results) -> list[str]:
         then, now = getattr(old.setup, name), getattr(new.setup, name)
         if then != now:
             found.append(f"{name}: {then} then, {now} now")
+    if new.setup.target == "url" and old.setup.url != new.setup.url:
+        found.append(f"target: {old.setup.url} then, {new.setup.url} now")
+    if old.pilot and new.pilot and old.pilot.chosen != new.pilot.chosen:
+        found.append(f"users of the closed loop: {old.pilot.chosen} then, {new.pilot.chosen} now")
+    if not _capacities(old).keys() & _capacities(new).keys():
+        found.append("no worker count was measured in both")
     return found
 
 

@@ -199,12 +199,16 @@ def _no_difference(
 ) -> Verdict:
     counts = _and([comparison.workers for comparison in comparisons])
     unclear = [comparison for comparison in comparisons if comparison.standing == "unclear"]
-    hidden = max((1 - comparison.ratio.low for comparison in unclear if comparison.ratio), default=0.0)
+    hidden = max((1 - comparison.ratio.low if comparison.ratio else 1.0 for comparison in unclear), default=0.0)
     if hidden > HIDDEN_MAX:
-        reason = (
-            f"the runs scatter too much: a difference of {percent(hidden)} between {counts} workers could hide in it"
-        )
-        step = "measure again when the machine is quieter, or with more rounds (MODE=full)"
+        if all(comparison.ratio for comparison in unclear):
+            why = "the runs scatter too much"
+        else:
+            why = "too few rounds have a run of each that counts"
+        reason = f"{why}: a difference of {percent(hidden)} between {counts} workers could hide in it"
+        step = "measure again when the machine is quieter"
+        if evidence.screening:
+            step += ", or with more rounds (MODE=full)"
         return Verdict(
             "cannot_recommend", None, reason, next_step=step, notes=tuple(notes), comparisons=tuple(comparisons)
         )

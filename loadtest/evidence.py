@@ -3,6 +3,7 @@
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from loadtest import objective
 from loadtest.decision import Evidence, Verdict, decide
@@ -16,7 +17,7 @@ NEXT = {
     "machine with CPUs to spare, or TARGET=http://… from another machine",
     "host": "stop the other programs, then go on with RESUME=<this result>: it repeats what did not count",
     "target": "look at what failed (make logs), mend it, measure again",
-    "": "measure again",
+    "": "measure again, and for longer: MODE=full, or fewer WORKERS",
 }
 
 
@@ -64,8 +65,9 @@ def _under_objective(
     visits: dict[tuple[int, int], list[objective.Point]] = defaultdict(list)
     for run in results.counting("latency"):
         if run.workers is not None and run.offered is not None:
+            came = (run.generator.sent + run.generator.dropped) / run.elapsed
             point = objective.Point(
-                run.offered, run.throughput, run.percentiles.get("99"), run.errors, run.generator.dropped
+                run.offered, came, run.throughput, run.percentiles.get("99"), run.errors, run.generator.dropped
             )
             visits[run.workers, run.round].append(point)
     found: dict[int, dict[int, float]] = defaultdict(dict)
@@ -73,7 +75,10 @@ def _under_objective(
     for (workers, number), points in visits.items():
         closed = closed_loop.get(workers, {})
         typical = closed.get(number) or (statistics.median(closed.values()) if closed else 0.0)
-        rate = objective.capacity(points, typical, results.setup.slo_p99_ms)
+        try:
+            rate = objective.capacity(points, results.rates, typical, results.setup.slo_p99_ms)
+        except objective.UnknownError:
+            continue  # too few rounds left is what the reader hears of it, and why the run did not count
         if rate is None:
             never[workers] += 1
         else:
@@ -121,7 +126,11 @@ def verdict(results: Results) -> VerdictResult:
     """Decide on everything that was measured."""
     if not results.setup.workers or results.setup.target == "url":
         return _measured(results)
-    return _stored(decide(gather(results)))
+    found = decide(gather(results))
+    if found.workers and (cpus := results.limits.cpus):
+        limit = f"it holds for an application limited to {cpus:g} CPUs, as this one was (CPUS); another limit wants "
+        found = replace(found, notes=(*found.notes, limit + "a measurement of its own"))
+    return _stored(found)
 
 
 def _measured(results: Results) -> VerdictResult:

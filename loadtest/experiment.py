@@ -1,7 +1,9 @@
 """The experiment: sets up, goes through the schedule, writes down every run, decides."""
 
 import contextlib
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ from loadtest.options import Options
 from loadtest.results import Limits, Results, Run, Setup
 from loadtest.schedule import Plan, Step
 from loadtest.targets import NotReadyError, Snapshot, Target
-from stack.console import CommandError
+from stack.console import REFUSED, CommandError
 from stack.environment import Environment
 
 
@@ -69,9 +71,11 @@ class Experiment:
 
     def _rates(self) -> list[float]:
         """Give the offered rates, requests/s: parts of the highest median capacity. A resumed experiment keeps them."""
-        medians = evidence.median_by_workers(self.results, "throughput").values()
-        if not self.results.rates and medians:
-            self.results.rates = schedule.ladder(max(medians))
+        found: dict[int | None, list[float]] = defaultdict(list)
+        for run in self.results.counting("capacity"):
+            found[run.workers].append(run.throughput)
+        if not self.results.rates and found:
+            self.results.rates = schedule.ladder(max(map(statistics.median, found.values())))
         return self.results.rates
 
     def _prepare(self) -> None:
@@ -132,20 +136,14 @@ class Experiment:
 
 def begin(options: Options, target: Target, environment: Environment, watcher: Watcher) -> Results:
     """Start the target with its own setting, look at it, and set the experiment up."""
-    watcher.stage("building and starting the stack" if target.controls_workers else f"looking at {target.url}")
-    target.prepare()
+    seen = _look(target, watcher)
     workers = list(options.workers)
-    seen: Snapshot | None = None
-    if target.controls_workers:
-        target.start(None)
-        seen = target.snapshot()
-        if seen is None:
-            raise CommandError("the application's processes cannot be looked at, so their count cannot be verified")
+    if seen:
         workers = schedule.candidates(seen.app["usable_cpus"], len(seen.app["workers"]), workers)
     plan = schedule.plan(options.mode, len(workers), target.kind)
     return Results(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        versions=machine.versions() | ({"python (application)": seen.app["python"]} if seen else {}),
+        versions=machine.versions() | ({"python (application)": python} if (python := target.python()) else {}),
         revision=machine.revision(),
         scenario=machine.scenario(),
         machine=machine.describe(),
@@ -169,6 +167,33 @@ def begin(options: Options, target: Target, environment: Environment, watcher: W
             commands=[],
         ),
     )
+
+
+def resume(found: Results, target: Target, watcher: Watcher) -> None:
+    """Start the target for an experiment that was interrupted; CommandError where its limits are others now."""
+    limits = _limits(_look(target, watcher))
+    for name in ("cpus", "memory"):
+        then, now = getattr(found.limits, name), getattr(limits, name)
+        if then != now:
+            raise CommandError(
+                f"RESUME: the {name} limit was {then or 'none'} and is {now or 'none'}: measure again instead",
+                status=REFUSED,
+            )
+    found.setup.url = target.url
+    found.state = "running"
+
+
+def _look(target: Target, watcher: Watcher) -> Snapshot | None:
+    """Start the target with its own setting and look at it; None where it runs elsewhere."""
+    watcher.stage("building and starting the stack" if target.controls_workers else f"looking at {target.url}")
+    target.prepare()
+    if not target.controls_workers:
+        return None
+    target.start(None)
+    seen = target.snapshot()
+    if seen is None:
+        raise CommandError("the application's processes cannot be looked at, so their count cannot be verified")
+    return seen
 
 
 def _limits(seen: Snapshot | None) -> Limits:

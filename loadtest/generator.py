@@ -14,6 +14,7 @@ from loadtest.fleet import Ended, Fleet
 from stack.console import CommandError
 
 POLL = 0.1  # s between two looks at the records
+RUN_TIME_MAX = 600  # s; more than any run takes: a generator whose experiment was killed ends by itself
 BOOT_DEADLINE = 60.0  # s for Locust to send its first request; it takes two unless it is starved
 
 
@@ -97,6 +98,7 @@ def _arguments(demand: Demand, generators: int) -> list[str]:
         "--check": int(demand.check),
         "--rate": demand.rate or 0,
         "--generators": generators,
+        "--run-time": f"{RUN_TIME_MAX}s",
         "--loglevel": "WARNING",
     }
     return ["--only-summary", *(str(word) for pair in given.items() for word in pair)]

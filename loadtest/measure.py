@@ -11,12 +11,9 @@ from typing import Any
 from loadtest import generator, machine, seconds, validity
 from loadtest.fleet import Fleet
 from loadtest.results import FindingResult, GeneratorResult, RouteResult, Run, WorkerResult
-from loadtest.schedule import WARM_UP_MIN, Plan, Step
+from loadtest.schedule import WARM_UP_MIN, Plan, Step, seconds_of
 from loadtest.targets import NotReadyError, Snapshot, Target
 from stack.console import CommandError
-
-P99_ANSWERS = 1100  # for a 99th percentile with ten samples beyond it, and some more
-LATENCY_MAX = 60  # s; however slow the application, a run ends
 
 Progress = Callable[[list[dict[str, Any]]], None]
 
@@ -33,16 +30,11 @@ class Conditions:
     cpus: float | None  # that the application may use
 
 
-def seconds_of(step: Step, plan: Plan) -> int:
-    """Give the seconds that `step` measures: longer where the rate is so low that a p99 would lack samples."""
-    if not step.offered:
-        return plan.capacity
-    return min(LATENCY_MAX, max(plan.latency, math.ceil(P99_ANSWERS / step.offered)))
-
-
 def run(target: Target, step: Step, its: Conditions, progress: Progress = lambda _: None) -> Run:
     """Measure `step` on `target`, which is up with the right number of workers."""
-    demand = generator.Demand(its.fleet.address(target.url), str(its.seed), users=its.users, rate=step.offered)
+    # Other arrivals in each round: one unlucky sequence shall not meet every count in every round.
+    seed = f"{its.seed}/{step.round}"
+    demand = generator.Demand(its.fleet.address(target.url), seed, users=its.users, rate=step.offered)
     with generator.running(demand, its.fleet) as stream:
 
         def tick() -> None:
@@ -52,7 +44,7 @@ def run(target: Target, step: Step, its: Conditions, progress: Progress = lambda
         before, usage_before = target.snapshot(), machine.Usage.now()
         window = _Window(stream, seconds_of(step, its.plan), its.plan.warm_up)
         stream.wait_for(window.full, its.plan.warm_up + window.length + generator.BOOT_DEADLINE, tick)
-        after, usage_after = target.snapshot(), machine.Usage.now()
+        after, usage_after = target.snapshot(memory=True), machine.Usage.now()
         roots = [os.getpid(), *its.fleet.pids(), *(after.roots if after else ())]
     load = seconds.measured(stream.records, window.first, window.first + window.length - 1)
     around = machine.others(usage_before, usage_after, roots)
@@ -181,8 +173,8 @@ def _facts(step: Step, its: Conditions, outcome: _Outcome, has_p99: bool) -> val
         late_p99_ms=load.generator.late_p99_ms,
         sent=load.generator.sent,
         dropped=load.generator.dropped,
+        came=(load.generator.sent + load.generator.dropped) / load.elapsed if load.elapsed else 0.0,
         throughput=load.throughput,
-        offered=step.offered,
         ceiling=its.ceiling,
         answers=load.answered,
         failed=dict(load.failed),

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ERRORS_MAX = 0.001  # of the requests; the usual "three nines"
-HELD = 0.97  # of the offered rate must be answered, else a queue grows without end; Poisson scatter is less
+HELD = 0.97  # of what arrived must be answered meanwhile, else a queue grows without end
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of the open loop: requests/s offered and answered, p99 in ms (None: too few), failed share."""
+    """One run of the open loop: requests/s offered, came and answered, p99 in ms (None: too few), failed share."""
 
     offered: float
+    came: float  # random, so a few per cent beside what was offered
     answered: float
     p99_ms: float | None
     errors: float
@@ -21,23 +22,31 @@ class Point:
 
 def keeps(point: Point, p99_ms: float) -> bool:
     """Say whether a run kept the objective."""
-    held = point.answered >= HELD * point.offered and not point.dropped
+    held = point.answered >= HELD * point.came and not point.dropped
     return held and point.errors <= ERRORS_MAX and point.p99_ms is not None and point.p99_ms <= p99_ms
 
 
-def capacity(points: Sequence[Point], closed_loop: float, p99_ms: float) -> float | None:
-    """Give the highest rate (requests/s) that keeps `p99_ms`; None where even the lowest does not.
+class UnknownError(ValueError):
+    """A rate that would decide was not measured, or by a run that does not count. Its text says which."""
 
-    Between the last rate that kept it and the first that did not, the crossing is interpolated (latency
-    grows about exponentially there). Where all kept it, it is what the closed loop reached.
+
+def capacity(points: Sequence[Point], rates: Sequence[float], closed_loop: float, p99_ms: float) -> float | None:
+    """Give the highest of `rates` (requests/s) that keeps `p99_ms`; None where none does.
+
+    What failed below it was an accident: an overload does not pass by for a whole run at a higher rate. Up to
+    the next rate the crossing is interpolated (latency grows about exponentially there). Where the highest
+    kept it, it is what the closed loop reached. UnknownError where `points` lack the rate that would tell.
     """
-    ordered = sorted(points, key=lambda point: point.offered)
-    good: Point | None = None
-    for point in ordered:
-        if not keeps(point, p99_ms):
-            return _crossing(good, point, p99_ms) if good else None
-        good = point
-    return max(closed_loop, good.offered) if good else None
+    measured = {point.offered: point for point in points}
+    ordered = sorted(rates)
+    kept = [rate for rate in ordered if rate in measured and keeps(measured[rate], p99_ms)]
+    above = [rate for rate in ordered if not kept or rate > kept[-1]]
+    if above and above[0] not in measured:
+        raise UnknownError(f"{above[0]:,.0f} requests/s")
+    if not kept:
+        return None
+    good = measured[kept[-1]]
+    return _crossing(good, measured[above[0]], p99_ms) if above else max(closed_loop, good.offered)
 
 
 def _crossing(good: Point, bad: Point, p99_ms: float) -> float:

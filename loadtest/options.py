@@ -80,6 +80,9 @@ def read(environ: Mapping[str, str]) -> Options:
         seed=reader.whole("SEED", 0, 2**53),  # JSON numbers are exact up to there
         given=reader.given,
     )
+    if options.resume:
+        for name in reader.given.keys() - {"RESUME", "BASELINE"}:
+            reader.fault(name, "unset with RESUME, which goes on as it began")
     if reader.faults:
         raise CommandError(*reader.faults, status=REFUSED)
     return options
@@ -103,7 +106,7 @@ def _target(reader: _Reader, workers: tuple[int, ...]) -> str:
     if target in ("", "containers", "processes"):
         return target
     try:
-        parts = urlsplit(target)
+        parts = urlsplit(target)  # gives the scheme in small letters
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         good = False
@@ -111,7 +114,7 @@ def _target(reader: _Reader, workers: tuple[int, ...]) -> str:
         reader.fault("TARGET", "a URL such as http://10.0.0.5:8080, or containers, or processes")
     elif len(workers) > 1:
         reader.fault("WORKERS", "one number with TARGET=http…: the workers there cannot be changed from here")
-    return target.rstrip("/")
+    return parts.scheme + target.rstrip("/")[len(parts.scheme) :] if good else ""
 
 
 def _slo(reader: _Reader) -> float:

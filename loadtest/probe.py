@@ -1,12 +1,11 @@
 """Looks at the application's processes: which workers run, what CPU and memory they use, what limits hold.
 
-Standard library only, and runnable by itself (`python probe.py [PID]`, one JSON object on stdout): for a
-container it is run inside, where every right to read is given, and its own control group is the container's.
+Runnable by itself (one JSON object on stdout), for a container whose processes cannot be read from outside. Else
+it is not run inside: there it would use what the application is limited to.
 """
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def snapshot(root: int = 1) -> dict[str, Any]:
     """Describe the process `root` and its descendants.
 
-    `workers` maps PIDs to seconds of CPU and bytes of memory (PSS: shared pages are split among those who
-    share them); `cpu` is the whole group's, or without one the processes' sum. Unknown figures are None.
+    `workers` maps PIDs (in their own namespace) to seconds of CPU and bytes of memory (PSS: shared pages are split
+    among those who share them); `cpu` is the processes' sum. Unknown figures are None.
     """
     family = _family(root)
     arbiter = _arbiter(family)
@@ -30,14 +29,13 @@ def snapshot(root: int = 1) -> dict[str, Any]:
     workers = {pid: one for pid, one in family.items() if one["parent"] == arbiter}
     return {
         "time": time.monotonic(),
-        "workers": {str(pid): {"cpu": one["cpu"], "memory": _pss(pid)} for pid, one in workers.items()},
+        "workers": {_inner(pid): {"cpu": one["cpu"], "memory": _pss(pid)} for pid, one in workers.items()},
         "arbiter_memory": _pss(arbiter) if arbiter else None,
         "cpu": sum(one["cpu"] for one in family.values()),
         "throttled": [throttling.throttled, throttling.periods] if throttling else None,
         "cpu_quota": group.cpu_quota(),
-        "usable_cpus": usable_cpus(group),
+        "usable_cpus": usable_cpus(group, root),
         "memory_limit": group.memory_limit(),
-        "python": sys.version.split()[0],
     }
 
 
@@ -76,6 +74,15 @@ def _command(pid: int) -> bytes:
         return b""
 
 
+def _inner(pid: int) -> str:
+    """Give the PID as the process itself knows it: seen from outside a container the same as from inside."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return str(pid)
+    return next((line.split()[-1] for line in lines if line.startswith("NSpid:")), str(pid))
+
+
 def _pss(pid: int) -> int | None:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -85,4 +92,4 @@ def _pss(pid: int) -> int | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(snapshot(int(sys.argv[1]) if len(sys.argv) > 1 else 1)))
+    print(json.dumps(snapshot()))

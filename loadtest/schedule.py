@@ -1,5 +1,6 @@
 """What is run, in which order, for how long. Pure."""
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ PILOT_SECONDS = 2  # measured for each of them, after the cut first one
 CEILING_SECONDS = 4
 QUICK = 172  # s for all of quick mode; under three minutes, with some seconds for stopping and the report
 BEFORE = 36  # s of them before the first run: starting the stack twice, ceiling, pilot
+P99_ANSWERS = 1100  # for a 99th percentile with ten samples beyond it, and some more
+LATENCY_MAX = 60  # s; however slow the application, a run ends
 WARM_UP_MIN = 2  # s; the cut first second and one more
 
 # s that a run costs beside its seconds of load: recreating the app, waiting until it is healthy, starting
@@ -97,8 +100,15 @@ def _visits(counts: Sequence[int], rounds: int, seed: int) -> Iterable[tuple[int
             yield number, workers
 
 
+def seconds_of(step: Step, its: Plan) -> int:
+    """Give the seconds that `step` measures: longer where the rate is so low that a p99 would lack samples."""
+    if not step.offered:
+        return its.capacity
+    return min(LATENCY_MAX, max(its.latency, math.ceil(P99_ANSWERS / step.offered)))
+
+
 def seconds_needed(steps: Sequence[Step], its: Plan, kind: str) -> float:
     """Estimate how long `steps` take."""
-    loaded = sum(its.capacity if step.phase == "capacity" else its.latency for step in steps)
+    loaded = sum(seconds_of(step, its) for step in steps)
     visits = len({(step.round, step.phase, step.workers) for step in steps})
     return loaded + len(steps) * (WARM_UP_MIN + OVERHEAD["url"]) + visits * (OVERHEAD[kind] - OVERHEAD["url"])

@@ -18,6 +18,7 @@ from loadtest.schedule import Step
 from loadtest.text import change
 from loadtest.text import workers as count_of
 
+SHOWN = 3  # s that the live figures hold for; a single one has too few answers for a p99 of a slow application
 STYLE = {"valid": "green", "suspect": "yellow", "invalid": "red"}
 
 
@@ -63,11 +64,11 @@ class Progress:
         self._draw()
 
     def progress(self, records: list[dict[str, Any]]) -> None:
-        """Show what the generator saw in the last whole second."""
-        if not records:
+        """Show what the generators saw in the last seconds for which all have reported."""
+        done = seconds.complete(records, len({record["generator"] for record in records}))
+        if not done:
             return
-        last = records[-1]["second"]
-        load = seconds.measured(records, last, last)
+        load = seconds.measured(records, done[-1] - SHOWN + 1, done[-1])
         percentiles = seconds.percentiles(load.latencies)
         p99 = f"p99 {percentiles['99']:.0f} ms" if "99" in percentiles else ""
         failed = sum(load.failed.values())

@@ -1,5 +1,6 @@
 """Which runs count. Pure rules over what was measured; each bound has its reason beside it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +33,8 @@ class Facts:
     late_p99_ms: float
     sent: int
     dropped: int
+    came: float  # requests/s that were due
     throughput: float  # right answers/s
-    offered: float | None  # requests/s
     ceiling: float | None  # requests/s
     answers: int
     failed: dict[str, int]
@@ -86,8 +87,15 @@ def _generator(facts: Facts) -> list[Finding]:
     found += _bound(facts.lag_p99_ms, lag, "generator", f"the load generator lagged {facts.lag_p99_ms:.0f} ms behind")
     if facts.open_loop:
         found += _bound(facts.late_p99_ms, LATE, "generator", f"arrivals were sent {facts.late_p99_ms:.0f} ms late")
+        if _overloaded(facts) and (facts.app_share or 0.0) >= SATURATED:
+            # More could not have been answered, and that is the result, however late the rest was sent.
+            found = [Finding("suspect", one.blame, one.reason) for one in found]
         found += _dropped(facts, worst(found) == "invalid")
     return found
+
+
+def _overloaded(facts: Facts) -> bool:
+    return facts.open_loop and facts.throughput < HELD * facts.came
 
 
 def _dropped(facts: Facts, generator_failed: bool) -> list[Finding]:
@@ -112,12 +120,14 @@ def _target(facts: Facts) -> list[Finding]:
     if failed:
         share = failed / (failed + facts.answers)
         kinds = ", ".join(sorted(facts.failed, key=lambda kind: -facts.failed[kind])[:3])
-        found += _bound(share, ERRORS, "target", f"{percent(share, 2)} of the requests failed ({kinds})")
-    overloaded = facts.offered is not None and facts.throughput < HELD * facts.offered
-    if facts.answers < ANSWERS_MIN:
-        found.append(Finding("invalid", "target", f"only {facts.answers} answers"))
+        # In the open loop they are a result: that rate is more than it bears.
+        bounds = (ERRORS[0], math.inf) if facts.open_loop else ERRORS
+        found += _bound(share, bounds, "target", f"{percent(share, 2)} of the requests failed ({kinds})")
+    overloaded = _overloaded(facts) or (facts.open_loop and failed > 0)
+    if facts.answers < ANSWERS_MIN and not overloaded:
+        found.append(Finding("invalid", "", f"only {facts.answers} answers"))
     elif facts.open_loop and not facts.has_p99 and not overloaded:
-        found.append(Finding("invalid", "target", f"only {facts.answers} answers, too few for a p99"))
+        found.append(Finding("invalid", "", f"only {facts.answers} answers, too few for a p99"))
     if not facts.settled and not overloaded:
         found.append(Finding("suspect", "target", "throughput had not settled when the measurement began"))
     first, second = facts.halves

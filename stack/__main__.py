@@ -73,6 +73,12 @@ def ps(profile: Profile = "") -> None:
 
 
 @app.command()
+def url(profile: Profile = "") -> None:
+    """Print where the stack answers."""
+    print(containers.url(_current(profile)).rstrip("/"))
+
+
+@app.command()
 def build(profile: Profile = "") -> None:
     """Build the images."""
     docker.require()

@@ -22,8 +22,7 @@ def url(environment: Environment) -> str:
     """Give the address at which the stack answers."""
     host = environment.values.get("HTTP_HOST") or "127.0.0.1"
     # "Every address" is not one to open.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host)  # noqa: S104 - a comparison
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
     return f"http://{host}:{environment.values.get('HTTP_PORT') or '8080'}/"
 
 

@@ -44,9 +44,9 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_DEADLINE, check=False)
 
 
-def output(*arguments: str) -> str:
+def output(*arguments: str, stdin: str = "") -> str:
     """Run `docker` and give what it prints; CommandError with its last line where it fails."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandError(f"docker {' '.join(arguments[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout

@@ -16,6 +16,10 @@ default.
 Unset and empty are the same, but for `ACCESS_LOG` and `ERROR_LOG`, where empty means none. `GUNICORN_CMD_ARGS`, \
 Gunicorn's own
 override, wins over all.
+
+In the stack `BIND` is `unix:/run/app/{hostname}.sock` and `FORWARDED_ALLOW_IPS` is `*`, as nobody but nginx \
+reaches the app;
+`HOST` and `PORT` are for Gunicorn alone. Where the stack answers is `HTTP_HOST` and `HTTP_PORT`.
 """
 
 _TITLES = {

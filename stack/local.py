@@ -20,6 +20,7 @@ from stack.console import CommandError, say
 from stack.environment import Environment
 from stack.process import Process
 
+_ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
 NGINX_DEADLINE = 10  # s to the first connection
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
@@ -133,8 +134,7 @@ class Processes(rollout.Replicas):
 def listen_address(environment: Environment) -> str:
     """Give `host:port` where the stack answers."""
     settings = Settings.from_environ(environment.values)
-    host = settings.http_host
-    return f"[{host}]:{settings.http_port}" if ":" in host and host[0] != "[" else f"{host}:{settings.http_port}"
+    return f"{settings.http_host}:{settings.http_port}"
 
 
 def up(environment: Environment) -> None:
@@ -142,9 +142,14 @@ def up(environment: Environment) -> None:
     if _same_nginx(environment) and process.found("app-*"):
         rollout.replace(Processes(environment))
         return
+    address = listen_address(environment)
     if running():
+        if not _ours(address):
+            _require_free(address)  # before the stack that runs ends for it
         down(environment)
-    _require_free(listen_address(environment))
+    _require_free(address)
+    RUN.mkdir(exist_ok=True)
+    _ADDRESS.write_text(address)
     for log in RUN.glob("*.log"):
         log.unlink()
     home = socket_home()
@@ -220,6 +225,11 @@ def _start_nginx(environment: Environment) -> None:
     if not process.wait_until(answers, NGINX_DEADLINE) or not nginx.alive:
         log = nginx.log.read_text(errors="replace").splitlines()[-20:]
         raise CommandError(*log, "nginx does not start: its last log lines are above", status=check.REFUSED)
+
+
+def _ours(address: str) -> bool:
+    """Tell whether the stack that runs holds the port of `address`."""
+    return _ADDRESS.is_file() and address.rpartition(":")[2] == _ADDRESS.read_text().rpartition(":")[2]
 
 
 def _require_free(address: str) -> None:

@@ -21,13 +21,13 @@ class WorkerCount:
         return "WEB_CONCURRENCY" if self.reason == "WEB_CONCURRENCY" else "MAX_WORKERS"
 
 
-def usable_cpus(cgroup: Cgroup | None = None) -> int:
-    """CPUs this process may use: its affinity, or the container's quota rounded up where that is less.
+def usable_cpus(cgroup: Cgroup | None = None, pid: int = 0) -> int:
+    """CPUs that process `pid` (0: this one) may use: its affinity, or `cgroup`'s quota rounded up where that is less.
 
     `os.cpu_count()` and `os.process_cpu_count()` know nothing of quotas (cpython #149452).
     """
     quota = (cgroup or Cgroup.of()).cpu_quota()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(pid)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 

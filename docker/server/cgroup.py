@@ -75,11 +75,6 @@ class Cgroup:
         limits = [limit for folder in self.memory if (limit := _number(folder / name)) is not None]
         return min((limit for limit in limits if limit < _V1_UNLIMITED), default=None)
 
-    def memory_usage(self) -> int | None:
-        """Bytes in use by the group now, page cache included."""
-        name = "memory.current" if self.version == 2 else "memory.usage_in_bytes"
-        return _innermost(self.memory, lambda folder: _number(folder / name))
-
     def cpu_usage(self) -> float | None:
         """Seconds of CPU that the group has used."""
         if self.version == 2:

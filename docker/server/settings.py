@@ -69,6 +69,15 @@ def _module(value: str) -> str:
     return value
 
 
+def _published(value: str) -> str:
+    # Compose takes an IPv6 address in brackets only.
+    try:
+        ipaddress.IPv6Address(value[1:-1]) if value[0] + value[-1] == "[]" else ipaddress.IPv4Address(value)
+    except ValueError:
+        raise ValueError("not an IP address") from None
+    return value
+
+
 def _networks(value: str) -> str:
     # As strict as Gunicorn, which would refuse it in its own words.
     if value != "*":
@@ -127,7 +136,11 @@ class Settings(BaseSettings):
 
     # --- the server: names and defaults of Gunicorn's world
     max_workers: Whole | None = _setting(
-        "server", None, "Worker processes; unset: `WEB_CONCURRENCY`, else 2 × usable CPUs + 1", ge=1, le=1024
+        "server",
+        None,
+        "Worker processes; unset: `WEB_CONCURRENCY`, else 2 × usable CPUs + 1, fewer where memory holds fewer",
+        ge=1,
+        le=1024,
     )
     web_concurrency: Whole | None = _setting(
         "server", None, "The same, Gunicorn's own name; used where `MAX_WORKERS` is unset", ge=1, le=1024
@@ -239,8 +252,11 @@ class Settings(BaseSettings):
     )
 
     # --- Compose
-    http_host: Annotated[str, _matching(r"[0-9A-Fa-f.:\[\]]+", "not an IP address")] = _setting(
-        "compose", "127.0.0.1", "Where the stack answers: address that nginx is published on", "an IP address"
+    http_host: Annotated[str, AfterValidator(_published)] = _setting(
+        "compose",
+        "127.0.0.1",
+        "Where the stack answers: address that nginx is published on",
+        "an IP address, IPv6 in brackets",
     )
     http_port: Whole = _setting("compose", 8080, "Where the stack answers: port", ge=1, le=65535)
     stop_grace_period: Duration = _setting(

@@ -121,9 +121,6 @@ def rows(results: Results) -> list[dict[str, Any]]:
                 "comparison": beside.get(workers) if workers else None,
                 "latency": {name: _median(good, name) for name in ("50", "95", "99", "99.9")},
                 "memory": memory.get(workers) if workers else None,
-                "cpu": statistics.median(cpus)
-                if (cpus := [run.app_cpu for run in good if run.app_cpu is not None])
-                else None,
                 "runs": len(runs),
                 "good": len(good),
             }

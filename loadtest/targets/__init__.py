@@ -40,8 +40,14 @@ class Target(Protocol):
         Raises NotReadyError where it does not come up.
         """
 
-    def snapshot(self) -> Snapshot | None:
-        """Look at the application's processes now; None where that is impossible."""
+    def snapshot(self, *, memory: bool = False) -> Snapshot | None:
+        """Look at the application's processes now; None where that is impossible.
+
+        Without `memory`, which can be expensive to learn, that may be missing.
+        """
+
+    def python(self) -> str | None:
+        """Give the version of the application's Python; None where it cannot be known."""
 
     def fleet(self, count: int) -> "Fleet":
         """Give `count` load generators that reach `url`."""

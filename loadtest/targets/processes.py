@@ -1,6 +1,7 @@
 """The stack as local processes: Gunicorn, and nginx in front of it where there is one."""
 
 import contextlib
+import platform
 import shutil
 import signal
 import socket
@@ -35,13 +36,14 @@ class Processes:
         self.folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
         self.app: subprocess.Popen[bytes] | None = None
         self.nginx: subprocess.Popen[bytes] | None = None
-        self.limit = cpulimit.CpuLimit(float(self.environ.get("CPUS") or 0))
+        self.limit = cpulimit.CpuLimit(0)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.with_nginx = all(shutil.which(name, path=local.PATH) for name in ("nginx", "envsubst", "curl"))
 
     def prepare(self) -> None:
         """Check the settings, and start nginx; it waits for the application by itself."""
         check_env.require(self.environment, importing=True)
+        self.limit = cpulimit.CpuLimit(float(self.environ.get("CPUS") or 0))
         if not self.with_nginx:
             return
         listen = self.url.removeprefix("http://")
@@ -103,7 +105,11 @@ class Processes:
         lines = (self.folder / log).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
-    def snapshot(self) -> Snapshot | None:
+    def python(self) -> str | None:
+        """Give our own: Gunicorn runs on it."""
+        return platform.python_version()
+
+    def snapshot(self, *, memory: bool = False) -> Snapshot | None:
         """Look at Gunicorn's processes."""
         if not self.app:
             return None

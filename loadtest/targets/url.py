@@ -22,8 +22,12 @@ class Url:
     def start(self, workers: int | None) -> None:
         """Leave it as it is."""
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self, *, memory: bool = False) -> Snapshot | None:
         """Know nothing of its processes."""
+        return None
+
+    def python(self) -> str | None:
+        """Know nothing of it."""
         return None
 
     def fleet(self, count: int) -> Fleet:

@@ -57,7 +57,7 @@ case $BIND in
     *) fault BIND "$BIND_MAY" ;;
 esac
 case $NGINX_LISTEN in
-    *[!0-9.:]* | *[!0-9] | '') fault NGINX_LISTEN "a port or address:port" ;;
+    *[!]0-9a-fA-F.:[]* | *[!0-9] | '') fault NGINX_LISTEN "a port or address:port" ;;
 esac
 case $APP_HOST in
     *[!A-Za-z0-9._-]*) fault APP_HOST "a host name or address" ;;

@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
+from loadtest.targets import containers
 from loadtest.targets.containers import PROJECT
+from stack.environment import resolve
 from tests.container.project import ROOT, bare_environment, docker
 
 FILES = {"results.json", "report.html", "summary.md"}
@@ -29,6 +31,27 @@ def test_it_measures_containers(built: dict[str, str]) -> None:
         assert 0 < measured["app_cpu"] < 0.7
         assert measured["throttled"] is not None
         assert measured["memory"] > 2**20
+
+
+def test_the_application_looks_the_same_from_outside_and_from_inside(
+    built: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = resolve("loadtest", {**bare_environment(), **built})
+    target = containers.Containers(environment)
+    try:
+        target.prepare()
+        target.start(2)
+        outside = target.snapshot(memory=True)
+        monkeypatch.setattr(containers, "_is_here", lambda *_: False)
+        inside = target.snapshot(memory=True)
+    finally:
+        target.close()
+    for name in ("cpu_quota", "usable_cpus", "memory_limit"):
+        assert outside.app[name] == inside.app[name]
+    assert outside.app["workers"].keys() == inside.app["workers"].keys()
+    assert len(outside.app["workers"]) == 2
+    for pid, worker in outside.app["workers"].items():
+        assert worker["memory"] == pytest.approx(inside.app["workers"][pid]["memory"], rel=0.1)
 
 
 def test_several_generators_run_beside_the_stack(built: dict[str, str]) -> None:

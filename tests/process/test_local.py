@@ -194,6 +194,17 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Reposit
     assert not repository.processes()
 
 
+def test_another_port_that_is_taken_leaves_the_stack_running(repository: Repository) -> None:
+    repository.ok("up")
+    before = repository.processes()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, (line,) = repository.refused("up", HTTP_PORT=str(port))
+    assert status == 2
+    assert line.startswith(f"HTTP_PORT={port}: cannot listen there: Address already in use")
+    assert repository.processes() == before
+
+
 def test_settings_that_are_wrong_start_nothing(repository: Repository) -> None:
     (repository.root / "env/x.env").write_text("KEEP_ALIVE=many\nLOG_LEVEL=loud\nAPP_MODULE=app.nope:app\n")
     status, lines = repository.refused("up", PROFILE="x", KEEP_ALIVE="many")

@@ -42,7 +42,7 @@ from server.check import bind_problem, import_problem, log_problem, memory_probl
         ),
         ("STOP_GRACE_PERIOD", "250", "STOP_GRACE_PERIOD=250: not a duration; allowed: a duration like 250s"),
         ("CPUS", "-1", "CPUS=-1: not a number; allowed: a number like 1.5"),
-        ("HTTP_HOST", "here", "HTTP_HOST=here: not an IP address; allowed: an IP address"),
+        ("HTTP_HOST", "here", "HTTP_HOST=here: not an IP address; allowed: an IP address, IPv6 in brackets"),
     ],
 )
 def test_a_bad_value(name: str, value: str, line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server.log import AccessFormatter, AccessLog, JsonFormatter
+from server.log import MOMENT, PIPE_BUF, AccessFormatter, AccessLog, BunchHandler, JsonFormatter
 
 App = Callable[[Any, Any, Any], Any]
 
@@ -165,3 +165,61 @@ def test_text_of_what_is_no_request() -> None:
 def test_probes_are_not_logged(path: str) -> None:
     with pytest.raises(ValueError, match="not enough values"):  # there is no record
         logged(path=path, raw_path=path.encode())
+
+
+class Pipe:
+    """Remembers each write that reaches it."""
+
+    def __init__(self) -> None:
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.writes.append(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def bunched(*lines: str, wait: float = 2 * MOMENT) -> list[str]:
+    """Log `lines` at once, and give what was written `wait` seconds later."""
+    pipe, log = Pipe(), logging.Logger("access")
+    log.addHandler(BunchHandler(pipe))
+
+    async def write() -> list[str]:
+        for line in lines:
+            log.info(line)
+        await asyncio.sleep(wait)
+        return pipe.writes[:]
+
+    return asyncio.run(write())
+
+
+def test_lines_of_a_moment_are_one_write() -> None:
+    assert bunched("one", "two", "three") == ["one\ntwo\nthree\n"]
+    assert bunched("one", "two", wait=0) == []
+
+
+def test_no_write_is_larger_than_a_pipe_takes_at_once() -> None:
+    lines = [f"{number} {'x' * 900}" for number in range(20)]
+    writes = bunched(*lines)
+    assert "".join(writes).splitlines() == lines
+    assert len(writes) == 5
+    assert all(len(text) <= PIPE_BUF and text.endswith("\n") for text in writes)
+
+
+def test_a_line_that_is_longer_is_written_alone() -> None:
+    assert [len(text) for text in bunched("a", "x" * 9000, "b")] == [2, 9001, 2]
+
+
+def test_the_end_of_the_process_writes_the_rest() -> None:
+    pipe, log = Pipe(), logging.Logger("access")
+    handler = BunchHandler(pipe)
+    log.addHandler(handler)
+
+    async def write() -> None:
+        log.info("last")
+
+    asyncio.run(write())
+    handler.flush()  # as logging.shutdown does
+    handler.flush()
+    assert pipe.writes == ["last\n"]

@@ -173,7 +173,11 @@ def test_switches(value: str) -> None:
         ("LOG_FORMAT", ["text", "json"], ["JSON", "xml"]),
         ("PRELOAD_APP", ["true"], ["maybe", "2", "truee"]),
         ("HOST", ["a.b", "::", "a_b"], ["a b", "a/b", "http://x", "ü"]),
-        ("HTTP_HOST", ["127.0.0.1", "[::1]", "::"], ["localhost", "a b"]),
+        (
+            "HTTP_HOST",
+            ["127.0.0.1", "[::1]", "[::]"],
+            ["localhost", "a b", "::1", "[127.0.0.1]", "[::1", "1.2.3", "[]"],
+        ),
         (
             "FORWARDED_ALLOW_IPS",
             ["*", "10.0.0.1", "10.0.0.0/8, ::1", "fd00::/8"],

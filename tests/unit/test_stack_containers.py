@@ -81,7 +81,7 @@ def test_else_composes_own_words_are_given(monkeypatch: pytest.MonkeyPatch) -> N
         ("", "http://127.0.0.1:81/"),
         ("0.0.0.0", "http://127.0.0.1:81/"),
         ("10.0.0.5", "http://10.0.0.5:81/"),
-        ("::", "http://[::1]:81/"),
+        ("[::]", "http://[::1]:81/"),
         ("[fd00::1]", "http://[fd00::1]:81/"),
     ],
 )

@@ -85,7 +85,8 @@ def results(  # noqa: PLR0917 - all have defaults
     best = max(capacity(count or 1) for count in counts)
     steps = schedule.capacity_steps(counts, plan.rounds, 42)
     if plan.latency:
-        steps += schedule.latency_steps(counts, plan.rounds, 42, schedule.ladder(best))
+        made.rates = schedule.ladder(best)
+        steps += schedule.latency_steps(counts, plan.rounds, 42, made.rates)
     for step in steps:
         clock += 14
         limit = capacity(step.workers or 1) * math.exp(rng.gauss(0, noise))
@@ -132,7 +133,9 @@ def run(step, limit, clock, rng):
             "GET /items/[item_id]": RouteResult(answers=count, failed={}, percentiles=percentiles, histogram=encoded)
         },
         per_second=[rate] * 10,
-        generator=GeneratorResult(cpu=0.5, busy=0.55, lag_p99_ms=3.1, late_p99_ms=1.2, sent=count, dropped=0),
+        generator=GeneratorResult(
+            cpu=0.5, busy=0.55, lag_p99_ms=3.1, late_p99_ms=1.2, sent=int(step.offered or 0) * 10, dropped=0
+        ),
         app_cpu=cpu,
         throttled=max(0.0, 0.02 * step.workers * rate / 5800),
         memory=int((22 + 31.5 * step.workers) * MIB),

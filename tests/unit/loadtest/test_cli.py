@@ -22,7 +22,7 @@ class FakeTarget:
     kind, url, controls_workers = "processes", "http://127.0.0.1:1", True
 
     def __init__(self):
-        self.started, self.closed = [], 0
+        self.started, self.closed, self.stuck = [], 0, False
 
     def prepare(self):
         pass
@@ -32,10 +32,13 @@ class FakeTarget:
         if workers == 13:
             raise NotReadyError("MAX_WORKERS=13: that many workers did not start")
 
-    def snapshot(self):
+    def python(self):
+        return "3.14.0"
+
+    def snapshot(self, *, memory=False):
         workers = {str(pid): {"cpu": 1.0, "memory": 2**25} for pid in range(self.started[-1] or 3)}
         app = {
-            "workers": workers, "cpu_quota": 1.0, "usable_cpus": 1, "memory_limit": 2**30, "python": "3.14.0",
+            "workers": workers, "cpu_quota": 1.0, "usable_cpus": 1, "memory_limit": 2**30,
         }  # fmt: skip
         return Snapshot(app)
 
@@ -44,6 +47,8 @@ class FakeTarget:
 
     def close(self):
         self.closed += 1
+        if self.stuck:
+            raise CommandError("a container does not end")
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def world(monkeypatch, tmp_path):
 
 
 def run(**environ):
-    return cli.measure(options.read({"SEED": "1", **environ}))
+    return cli.measure(options.read(environ if "RESUME" in environ else {"SEED": "1", **environ}))
 
 
 def only_folder(tmp_path):
@@ -191,6 +196,54 @@ def test_what_could_not_be_measured_is_no_regression(world, monkeypatch):
     assert caught.value.status == 3
 
 
+def test_an_engine_that_is_missing_is_no_regression(world, monkeypatch):
+    def none(*_):
+        raise CommandError("no Docker Engine")
+
+    monkeypatch.setattr(targets, "choose", none)
+    with pytest.raises(CommandError, match="no Docker Engine") as caught:
+        run()
+    assert caught.value.status == 3
+
+
+def test_results_outlive_a_stack_that_cannot_be_taken_down(world, tmp_path, capsys):
+    world.target.stuck = True
+    assert run() == 0
+    assert (only_folder(tmp_path) / "report.html").exists()
+    assert "a container does not end" in capsys.readouterr().out
+
+
+def test_resuming_compares_with_the_same_baseline(world, tmp_path):
+    run(WORKERS="1 2")
+    old = only_folder(tmp_path).rename(tmp_path / "old")
+    world.capacity = lambda workers: 700.0 * min(workers, 2)
+    world.interrupt_at = world.runs + 3
+    assert run(WORKERS="1 2", BASELINE=str(old)) == 130
+    (folder,) = (path for path in tmp_path.iterdir() if path != old)
+    world.interrupt_at = None
+    assert run(RESUME=str(folder)) == 1
+    found = results.read(folder, "X").baseline
+    assert (found.file, len(found.changes)) == (str(old), 2)
+
+
+def test_a_baseline_sets_the_load(world, tmp_path, monkeypatch):
+    run(WORKERS="1 2")
+    old = only_folder(tmp_path).rename(tmp_path / "old")
+    monkeypatch.setattr(pilot, "sweep", lambda *_: Pilot(workers=2, users={16: 1.0}, chosen=16, rising=False))
+    run(WORKERS="1 2", BASELINE=str(old))
+    (folder,) = (path for path in tmp_path.iterdir() if path != old)
+    assert results.read(folder, "X").pilot.chosen == 64
+
+
+def test_full_mode_measures_latencies_of_a_target_elsewhere_too(world, tmp_path):
+    world.target.kind, world.target.controls_workers = "url", False
+    assert run(MODE="full", TARGET="http://127.0.0.1:1") == 0
+    found = results.read(only_folder(tmp_path), "X")
+    assert found.setup.workers == []
+    assert [run.phase for run in found.runs].count("latency") == 5 * len(schedule.LADDER)
+    assert "No run has measured" not in (only_folder(tmp_path) / "report.html").read_text()
+
+
 def test_resuming_repeats_what_did_not_count(world, tmp_path):
     world.spoil = "host"
     assert run(WORKERS="1 2") == 3
@@ -199,6 +252,19 @@ def test_resuming_repeats_what_did_not_count(world, tmp_path):
     assert run(RESUME=str(folder)) == 0
     whole = results.read(folder, "X")
     assert [run.state for run in whole.runs] == ["invalid"] * 6 + ["valid"] * 6
+
+
+def test_resuming_with_other_limits_is_refused(world, tmp_path):
+    world.interrupt_at = 3
+    run(WORKERS="1 2")
+    folder = only_folder(tmp_path)
+    saved = results.read(folder, "X")
+    saved.limits.cpus = 0.5
+    results.write(saved, folder)
+    with pytest.raises(CommandError, match=r"cpus limit was 0\.5 and is 1\.0") as caught:
+        run(RESUME=str(folder))
+    assert caught.value.status == 2
+    assert results.read(folder, "X") == saved
 
 
 def test_resuming_on_another_machine_is_refused(world, tmp_path):

@@ -46,6 +46,8 @@ def test_a_gain_is_no_regression():
         (lambda new: setattr(new.limits, "memory", 2**29), "memory limit"),
         (lambda new: setattr(new, "scenario", "x"), "scenario"),
         (lambda new: setattr(new.setup, "generators", 2), "generators"),
+        (lambda new: setattr(new.pilot, "chosen", 16), "users of the closed loop: 64 then, 16 now"),
+        (lambda new: [setattr(run, "workers", 64) for run in new.runs], "no worker count"),
     ],
 )
 def test_what_cannot_be_compared_is_not(change, word):

@@ -99,6 +99,18 @@ def test_too_much_noise_is_no_answer():
     assert "scatter" in verdict.reason
 
 
+def test_counts_without_a_common_round_cannot_be_compared():
+    verdict = decide(Evidence({1: {0: 1000.0, 1: 1000.0}, 2: {1: 2000.0, 2: 2000.0}}, current=3, screening=True))
+    assert (verdict.kind, verdict.workers) == ("cannot_recommend", None)
+    assert "too few rounds" in verdict.reason
+    assert "MODE=full" in verdict.next_step
+
+
+def test_more_rounds_are_no_advice_to_who_has_them():
+    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
+    assert "MODE=full" not in decide(Evidence(capacity)).next_step
+
+
 def test_smaller_count_that_cannot_be_told_apart_is_mentioned():
     capacity = {1: near(500), 2: rounds(900, 1020, 930, 1050, 940), 3: near(1000)}
     verdict = decide(Evidence(capacity))

@@ -49,6 +49,33 @@ def test_a_count_that_fails_by_itself_is_excluded():
     assert "3 workers did not work: that many workers did not start" in verdict.notes
 
 
+def test_a_rate_that_was_not_measured_is_not_taken_for_kept():
+    made = made_up.results(workers=(1, 2))
+    for run in made.runs:
+        if run.workers == 1 and run.offered and run.offered > made.rates[0]:
+            spoil(run, "generator", "the load generator's CPU was 99 % busy")
+    verdict = evidence.verdict(made)
+    assert verdict.kind == "cannot_recommend"
+    assert "too few runs count with 1 workers: the load generator's CPU was 99 % busy" in verdict.reason
+
+
+def test_too_short_a_run_says_nothing_against_its_count():
+    made = made_up.results(mode="quick", workers=(1, 2))
+    for run in made.runs:
+        if run.workers == 1:
+            spoil(run, "", "only 99 answers")
+    verdict = evidence.verdict(made)
+    assert verdict.kind == "cannot_recommend"
+    assert "for longer" in verdict.next_step
+
+
+def test_the_limit_that_an_answer_holds_for_is_said():
+    made = made_up.results(mode="quick", workers=(1, 2))
+    assert any("limited to 2 CPUs" in note for note in evidence.verdict(made).notes)
+    made.limits.cpus = None
+    assert not evidence.verdict(made).notes
+
+
 def test_an_objective_that_nobody_keeps():
     verdict = evidence.verdict(made_up.results(slo_p99_ms=1.0))
     assert verdict.kind == "cannot_recommend"

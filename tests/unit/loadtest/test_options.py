@@ -11,8 +11,8 @@ def test_defaults():
 
 def test_everything_is_read(tmp_path):
     found = options.read({
-        "MODE": "full", "WORKERS": "4, 1 2 2", "SLO_P99_MS": "12.5", "TARGET": "", "BASELINE": str(tmp_path),
-        "RESUME": str(tmp_path), "GENERATORS": "2", "SEED": "9", "PROFILE": "prod", "UNRELATED": "x",
+        "MODE": "full", "WORKERS": "4, 1 2 2", "SLO_P99_MS": "12.5", "TARGET": "",
+        "BASELINE": str(tmp_path), "GENERATORS": "2", "SEED": "9", "PROFILE": "prod", "UNRELATED": "x",
     })  # fmt: skip
     assert (found.mode, found.workers, found.slo_p99_ms, found.generators, found.seed) == (
         "full",
@@ -22,8 +22,16 @@ def test_everything_is_read(tmp_path):
         9,
     )
     assert found.profile == "prod"
-    assert found.baseline == found.resume == tmp_path
+    assert found.baseline == tmp_path
     assert "UNRELATED" not in found.given
+
+
+def test_resuming_goes_on_as_it_began(tmp_path):
+    found = options.read({"RESUME": str(tmp_path), "BASELINE": str(tmp_path)})
+    assert found.baseline == found.resume == tmp_path
+    with pytest.raises(CommandError) as caught:
+        options.read({"RESUME": str(tmp_path), "MODE": "full", "WORKERS": "1 2"})
+    assert sorted(line.partition(":")[0] for line in caught.value.lines) == ["MODE=full", "WORKERS=1 2"]
 
 
 def test_empty_is_unset():
@@ -62,6 +70,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, value):
     assert caught.value.status == 2
     (line,) = caught.value.lines
     assert line.startswith(f"{name}={value.strip()}: must be ")
+
+
+def test_a_scheme_in_capitals_is_the_same():
+    assert options.read({"TARGET": "HTTP://Host:81/"}).target == "http://Host:81"
 
 
 def test_all_faults_at_once():

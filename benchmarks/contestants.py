@@ -104,6 +104,7 @@ CONTESTANTS = (
     Contestant("no-socket", "this stack on TCP", "", "variant", variables={"BIND": TCP}),
     Contestant("no-preload", "this stack without preload", "", "variant", variables={"PRELOAD_APP": "false"}),
     Contestant("two-logs", "this stack with the app's access log", "", "variant", variables={"ACCESS_LOG": "-"}),
+    Contestant("equal-weight", "this stack, nginx with the app's weight", "", "variant", ("equal",)),
     Contestant("plain-app", "this stack, application not tuned", "", "variant", ("plain",)),
 )  # fmt: skip
 

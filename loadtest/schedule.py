@@ -9,9 +9,9 @@ from typing import Literal
 Mode = Literal["quick", "full"]
 Phase = Literal["capacity", "latency"]
 
-# Offered rates of the latency phase, as shares of the best capacity: sparse where nothing happens, dense
-# where the knee is.
-LADDER = (0.3, 0.5, 0.7, 0.8, 0.9)
+# Offered rates of the latency phase, as shares of the best capacity: sparse where nothing happens, dense where the knee
+# is. A rate is kept or not, so two steps must not lie further apart than what is to be told (decision.MARGIN).
+LADDER = (0.4, 0.6, 0.75, 0.85, 0.9, 0.95)
 PILOT_USERS = (4, 16, 64, 256)  # of the closed loop; each four times the last, the law needs the range
 PILOT_SECONDS = 2  # measured for each of them, after the cut first one
 CEILING_SECONDS = 4
@@ -82,8 +82,8 @@ def latency_steps(counts: Sequence[int], rounds: int, seed: int, rates: Sequence
 
 
 def ladder(best: float) -> list[float]:
-    """Give the offered rates for a best capacity of `best` requests a second, two digits each."""
-    return [float(f"{share * best:.2g}") for share in LADDER]
+    """Give the offered rates for a best capacity of `best` requests a second, three digits each."""
+    return [float(f"{share * best:.3g}") for share in LADDER]
 
 
 def _visits(counts: Sequence[int], rounds: int, seed: int) -> Iterable[tuple[int, int]]:

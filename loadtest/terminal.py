@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,10 @@ def _time(seconds: float) -> str:
 def table(results: Results) -> Table:
     """Give one row for each worker count."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("workers", "requests/s", "beside the best", "p99 ms", "MiB", "runs that count", ""):
+    full = results.setup.latency_seconds > 0  # then it is the rate within the objective that decides
+    held = evidence.gather(results).capacity if full else {}
+    latency = f"within {results.setup.slo_p99_ms:g} ms" if full else "p99 ms"
+    for title in ("workers", "requests/s", latency, "beside the best", "MiB", "runs that count", ""):
         shown.add_column(title, justify="left" if not title else "right", no_wrap=True)
     verdict = results.verdict
     beside = {one.workers: one for one in verdict.comparisons} if verdict else {}
@@ -127,9 +130,11 @@ def table(results: Results) -> Table:
         chosen = verdict and verdict.workers == workers and verdict.kind in ("recommend", "no_difference")
         shown.add_row(
             str(workers or "?"),
-            f"{statistics.fmean(run.throughput for run in good):,.0f}" if good else "–",
+            _mean([run.throughput for run in good]),
+            _mean(held.get(workers or 0, {}).values())
+            if full
+            else _median(good, lambda run: run.percentiles.get("99")),
             _beside(comparison),
-            _median(good, lambda run: run.percentiles.get("99")),
             f"{memory[workers] / 2**20:.0f}" if workers in memory else "–",
             f"{len(good)} of {len(runs)}",
             ("← " if chosen else "") + ("now" if workers and workers == results.setup.current else ""),
@@ -145,6 +150,10 @@ def _beside(comparison: Any) -> str:
         return "best" if comparison.standing == "best" else "–"
     ratio = comparison.ratio
     return f"{change(ratio.value)} ({change(ratio.low)} … {change(ratio.high)})"
+
+
+def _mean(rates: Collection[float]) -> str:
+    return f"{statistics.fmean(rates):,.0f}" if rates else "–"
 
 
 def _median(runs: Sequence[Run], figure: Any) -> str:

@@ -71,13 +71,16 @@ class BunchHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in one line; it is written within `MOMENT`."""
-        line = self.format(record) + self.terminator
-        if self._size + len(line) > PIPE_BUF:
-            self.flush()
-        self._lines.append(line)
-        self._size += len(line)  # bytes: both formats are ASCII
-        if len(self._lines) == 1:
-            asyncio.get_running_loop().call_later(MOMENT, self.flush)
+        try:
+            line = self.format(record) + self.terminator
+            if self._size + len(line) > PIPE_BUF:
+                self.flush()
+            self._lines.append(line)
+            self._size += len(line)  # bytes: both formats are ASCII
+            if len(self._lines) == 1:
+                asyncio.get_running_loop().call_later(MOMENT, self.flush)
+        except Exception:  # as the library does it: a log that cannot be written fails no request
+            self.handleError(record)
 
     def flush(self) -> None:
         """Write what there is. Called at the end of the process, too."""
@@ -101,7 +104,8 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # Gunicorn has no types
             # Without any handler the standard library would still print warnings.
             self.error_log.addHandler(logging.NullHandler())
         for handler in self.access_log.handlers[:]:
-            if type(handler) is logging.StreamHandler:  # and no file, where a line costs next to nothing
+            # Gunicorn's own, and no file: there a line costs next to nothing.
+            if type(handler) is logging.StreamHandler and hasattr(handler, "_gunicorn"):
                 self.access_log.removeHandler(handler)
                 self.access_log.addHandler(BunchHandler(handler.stream))
         for log, formatter in ((self.error_log, None), (self.access_log, AccessFormatter())):

@@ -100,6 +100,11 @@ def test_nginx_alone_is_published(default: Stack) -> None:
         httpx.get(f"http://{address}:8080/", timeout=2, trust_env=False)
 
 
+def test_nginx_interrupts_no_worker_when_cpus_are_short(default: Stack) -> None:
+    app, nginx = (default.container(service)["HostConfig"]["CpuShares"] or 1024 for service in ("app", "nginx"))
+    assert 4 * nginx == app
+
+
 def test_app_has_no_way_out(default: Stack) -> None:
     # TEST-NET-1: an address that nobody has. Without a route the kernel says so at once.
     code = """

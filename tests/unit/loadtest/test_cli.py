@@ -183,7 +183,7 @@ def test_resumed_latencies_keep_their_rates(world, tmp_path):
     run(RESUME=str(folder))
     whole = results.read(folder, "X")
     assert {run.offered for run in whole.runs if run.offered} == set(partial.rates)
-    assert len({run.key for run in whole.runs}) == len(whole.runs) == 10 + 2 * 5 * 5
+    assert len({run.key for run in whole.runs}) == len(whole.runs) == 10 + 2 * 5 * len(schedule.LADDER)
 
 
 def test_what_could_not_be_measured_is_no_regression(world, monkeypatch):

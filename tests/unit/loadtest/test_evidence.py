@@ -14,7 +14,7 @@ def test_full_mode_decides_on_the_capacity_under_the_objective():
     closed = evidence.by_round(made.counting("capacity"))
     assert not gathered.screening
     # One worker could do more in the closed loop than it does within 50 ms.
-    assert max(gathered.capacity[1].values()) < 0.9 * min(closed[1].values())
+    assert max(gathered.capacity[1].values()) < 0.95 * min(closed[1].values())
     assert set(gathered.throttled) == {1, 2, 3, 4, 5}
 
 

@@ -51,7 +51,7 @@ def test_seeds_differ():
 def test_latency_phase_offers_the_same_rates_to_all():
     steps = schedule.latency_steps([1, 2], 2, 1, schedule.ladder(1234.0))
     rates = {workers: [step.offered for step in steps if step.workers == workers] for workers in (1, 2)}
-    assert rates[1] == rates[2] == [370.0, 620.0, 860.0, 990.0, 1100.0] * 2
+    assert rates[1] == rates[2] == [494.0, 740.0, 926.0, 1050.0, 1110.0, 1170.0] * 2
 
 
 @pytest.mark.parametrize("kind", ["containers", "processes"])

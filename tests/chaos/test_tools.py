@@ -72,9 +72,10 @@ def test_a_server_that_closes_idle_connections_is_not_blamed() -> None:
         writer.write(OK)
         return False
 
-    result = run(answer)
+    # So rarely that it closes before the next request: whoever sends into a close loses for another reason.
+    result = run(answer, requests=100, rate=200)
     assert not result.failures
-    assert result.total >= 200
+    assert result.total >= 100
 
 
 def test_connection_close_is_honoured() -> None:

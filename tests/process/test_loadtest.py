@@ -156,7 +156,8 @@ def has_begun(process):
 def test_interrupted_experiment_leaves_a_usable_result():
     environ = {**os.environ, "TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "loadtest"],
+        # A shell's background jobs ignore SIGINT, and what they start inherits that: then these tests, too.
+        ["env", "--default-signal=INT", sys.executable, "-m", "loadtest"],
         cwd=ROOT,
         env=environ,
         stdout=subprocess.PIPE,

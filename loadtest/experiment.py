@@ -119,6 +119,7 @@ class Experiment:
             users=found.pilot.chosen if found.pilot else 1,
             ceiling=found.ceiling.throughput if found.ceiling else None,
             cpus=found.limits.cpus or found.limits.usable_cpus,
+            hidden=found.shares_cpus and not self.target.controls_workers,
         )
 
     def _one(self, step: Step) -> Run:

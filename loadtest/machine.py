@@ -106,7 +106,7 @@ class Usage:
 class Others:
     """What the machine did beside the experiment, as shares of all CPUs, and the busiest of the others."""
 
-    share: float
+    share: float | None  # None where they cannot be told from the application
     steal: float
     loudest: str
 

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -28,6 +28,7 @@ class Conditions:
     users: int  # of the closed loop
     ceiling: float | None  # requests/s
     cpus: float | None  # that the application may use
+    hidden: bool = False  # it runs on this machine, but which processes it is cannot be known
 
 
 def run(target: Target, step: Step, its: Conditions, progress: Progress = lambda _: None) -> Run:
@@ -48,6 +49,8 @@ def run(target: Target, step: Step, its: Conditions, progress: Progress = lambda
         roots = [os.getpid(), *its.fleet.pids(), *(after.roots if after else ())]
     load = seconds.measured(stream.records, window.first, window.first + window.length - 1)
     around = machine.others(usage_before, usage_after, roots)
+    if its.hidden:
+        around = replace(around, share=None)
     return _result(step, its, _Outcome(load, window.settled, window.first, _Seen.of(before, after), around))
 
 

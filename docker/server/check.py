@@ -159,6 +159,12 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
             f"STOP_GRACE_PERIOD={s.stop_grace_period}: Docker would kill the app before "
             f"GRACEFUL_TIMEOUT={s.graceful_timeout} is over; allowed: at least {s.graceful_timeout + 5}s"
         )
+    # The default, too, is above a GRACEFUL_TIMEOUT that is very short; but nobody has asked for that.
+    if "client_keep_alive" in s.model_fields_set and s.client_keep_alive >= s.graceful_timeout:
+        yield (
+            f"CLIENT_KEEP_ALIVE={s.client_keep_alive}: a stop would cut off idle clients after "
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}"
+        )
     if s.max_requests_jitter and not s.max_requests:
         yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"
     if s.rate_limit_burst is not None and not s.rate_limit:

@@ -86,6 +86,13 @@ def _networks(value: str) -> str:
     return value
 
 
+def _proxies(value: str) -> str:
+    # As strict as nginx, which takes no netmask in full and no zone.
+    if not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]+)?( *, *[0-9a-fA-F.:]+(/[0-9]+)?)*", value):
+        raise ValueError("not a list of addresses")
+    return _networks(value)
+
+
 def _worker_memory(value: str) -> str:
     if parse_size(value) < 2**20:
         raise ValueError("less than 1m, too little for a process")
@@ -224,6 +231,21 @@ class Settings(BaseSettings):
     # --- nginx
     server_name: Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")] = (
         _setting("nginx", "", "Host names that are served, others are dropped; empty: any", "names separated by spaces")
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = _setting(
+        "nginx",
+        None,
+        "Proxies in front (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` are "
+        "believed; unset: nobody's",
+        "addresses or networks separated by commas",
+    )
+    client_keep_alive: Whole = _setting(
+        "nginx",
+        15,
+        "Seconds an idle client connection stays open, and a stop may wait for it; above the idle time of a load "
+        "balancer in front",
+        ge=1,
+        le=3600,
     )
     # nginx knows no suffix for bytes.
     client_max_body_size: Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")] = _setting(

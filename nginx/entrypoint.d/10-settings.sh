@@ -7,7 +7,7 @@
 : "${NGINX_LISTEN:=8080}"        # port or address:port; where that is published is Compose's affair
 : "${APP_HOST:=app}"             # the app's name where BIND is host:port; its sockets need none
 [ -n "${BIND:-}" ] || BIND='unix:/run/app/{hostname}.sock'
-: "${KEEP_ALIVE:=5}" "${GRACEFUL_TIMEOUT:=120}" "${LOG_LEVEL:=info}" "${SERVER_NAME:=}"
+: "${KEEP_ALIVE:=5}" "${GRACEFUL_TIMEOUT:=120}" "${LOG_LEVEL:=info}" "${SERVER_NAME:=}" "${TRUSTED_PROXIES:=}" "${CLIENT_KEEP_ALIVE:=15}"
 : "${CLIENT_MAX_BODY_SIZE:=10m}" "${CONNECTION_LIMIT:=512}" "${CONCURRENCY_LIMIT:=1024}" "${RATE_LIMIT:=0}" "${RATE_LIMIT_BURST:=}"
 
 FAULTS=0
@@ -30,6 +30,7 @@ whole() { # NAME LEAST MOST
 
 whole KEEP_ALIVE 0 600
 whole GRACEFUL_TIMEOUT 1 3600
+whole CLIENT_KEEP_ALIVE 1 3600
 whole CONNECTION_LIMIT 0 65535
 whole CONCURRENCY_LIMIT 0 65535
 whole RATE_LIMIT 0 1000000
@@ -46,6 +47,10 @@ esac
 
 case $SERVER_NAME in
     *[!A-Za-z0-9.*\ -]*) fault SERVER_NAME "host names separated by spaces" ;;
+esac
+
+case $TRUSTED_PROXIES in # nginx says what is wrong with one that has the right characters
+    *[!0-9a-fA-F.:/,\ ]*) fault TRUSTED_PROXIES "addresses or networks separated by commas" ;;
 esac
 
 BIND_MAY='unix:/folder/{hostname}.sock or host:port'

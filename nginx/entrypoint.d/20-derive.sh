@@ -21,9 +21,6 @@ UPSTREAM_REQUESTS=1000
 # less 1 s to exit, less 1 s of margin.
 READ_TIMEOUT=$((GRACEFUL_TIMEOUT - 6))
 [ "$READ_TIMEOUT" -ge 1 ] || READ_TIMEOUT=1
-# s. How long an idle client may stay, and so how long stopping waits for idle clients; set it above the idle time of
-# a load balancer in front, if there is one.
-CLIENT_KEEPALIVE=15
 
 # --- Capacity.
 # CPUs we may use: affinity, and the container's quota (cgroup v2, then v1), which `worker_processes auto` ignores.
@@ -48,7 +45,13 @@ CONNECTIONS=$((NOFILE / 2))
 
 # --- Names and levels.
 SERVER_NAMES=${SERVER_NAME:-_} # _: the name of nobody, so that the server is the default one
+REAL_IP_FROM='' PROXIES=''
+for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
+    REAL_IP_FROM="$REAL_IP_FROM set_real_ip_from $PROXY;" PROXIES="$PROXIES $PROXY 1;"
+done
 [ -n "$RATE_LIMIT_BURST" ] || RATE_LIMIT_BURST=$((RATE_LIMIT * 2))
+BURST="burst=$RATE_LIMIT_BURST nodelay"
+[ "$RATE_LIMIT_BURST" != 0 ] || BURST='' # nginx refuses burst=0
 case $LOG_LEVEL in # nginx's debug needs its own build, and its info tells of every client that hangs up
     debug) ERROR_LOG_LEVEL=info ;;
     info) ERROR_LOG_LEVEL=notice ;;
@@ -65,7 +68,7 @@ knows() { # DIRECTIVE... of the http block
 # keepalive_min_timeout: a reload or stop cuts off no idle client that could be sending just then, but answers it once
 # more with `Connection: close`. max_headers: 1000 by default; Gunicorn's own limit is 100.
 NEWER=''
-for DIRECTIVE in "keepalive_min_timeout ${CLIENT_KEEPALIVE}s;" "max_headers 100;"; do
+for DIRECTIVE in "keepalive_min_timeout ${CLIENT_KEEP_ALIVE}s;" "max_headers 100;"; do
     ! knows "$DIRECTIVE" || NEWER="$NEWER $DIRECTIVE"
 done
 

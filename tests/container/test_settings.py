@@ -22,7 +22,7 @@ ONE = {
     "BACKLOG": "77", "GUNICORN_CMD_ARGS": "--backlog 78", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
     "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "FORWARDED_ALLOW_IPS": "192.0.2.1",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
-    "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
+    "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
     "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m",
 }  # fmt: skip
 # TCP.
@@ -33,6 +33,8 @@ TWO = {
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20",
+    # Docker's networks are among them: its gateway is who all clients seem to be.
+    "TRUSTED_PROXIES": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
 }  # fmt: skip
 ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
 
@@ -172,6 +174,15 @@ def test_forwarded_allow_ips(one: Stack, three: Stack) -> None:
     assert three.seen()["client"]
 
 
+def test_trusted_proxies(three: Stack, two: Stack) -> None:
+    claims = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+    seen = three.seen(headers=claims)
+    assert (seen["client"], seen["scheme"]) == ("198.51.100.7", "https")
+    seen = two.seen(headers=claims)
+    assert seen["client"] != "198.51.100.7"
+    assert seen["scheme"] == "http"
+
+
 def test_max_requests(two: Stack) -> None:
     seen: set[int] = set()
 
@@ -231,3 +242,4 @@ def test_nginx_is_told_what_follows_from_the_settings(one: Stack) -> None:
     found = dict(re.findall(r"^\s*(proxy_read_timeout|worker_shutdown_timeout|error_log)\s+([^;]+);", rendered, re.M))
     assert found == {"proxy_read_timeout": "2s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
     assert "keepalive_timeout 600ms;" in rendered, "0.6 of KEEP_ALIVE"
+    assert "keepalive_timeout 2s;" in rendered, "CLIENT_KEEP_ALIVE"

@@ -65,6 +65,67 @@ def test_underscores_do_not_make_a_forwarded_header(edge: Nginx) -> None:
     assert b"6.6.6.6" not in edge.raw(request)
 
 
+# Through two trusted proxies: 192.0.2.5 and this machine. What stands before the client's address it claims itself.
+CHAIN = {"X_Forwarded_For": "203.0.113.9, 198.51.100.7, 192.0.2.5", "X_Forwarded_Proto": "https"}
+
+
+@pytest.fixture(scope="module")
+def proxied() -> Iterator[Nginx]:
+    """The same, behind a proxy that it trusts: this machine."""
+    with nginx() as server:
+        server.app()
+        yield server.start(TRUSTED_PROXIES="127.0.0.1, 192.0.2.0/24,2001:db8::/32")
+
+
+def test_trusted_proxies_speak_for_their_clients(proxied: Nginx) -> None:
+    others = [name for name in FORGED if name not in CHAIN]
+    seen = proxied.seen("/proxied", "GET", b"", **CHAIN, **dict.fromkeys(others, "forged"))
+    assert "forged" not in str(seen), "nothing else is believed"
+    headers = dict(seen["headers"])
+    assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == ("198.51.100.7", "https")
+    assert proxied.logged("/proxied")["client"] == "198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "told"),
+    [("https", "https"), ("HTTPS", "https"), ("wss", "https"), ("http", "http"), ("ws", "http"), ("httpsx", "http")],
+)
+def test_scheme_that_a_trusted_proxy_tells(proxied: Nginx, claimed: str, told: str) -> None:
+    seen = dict(proxied.seen("/", X_Forwarded_Proto=claimed)["headers"])
+    assert seen["x-forwarded-proto"] == told
+
+
+def test_trusted_proxy_that_tells_nothing(proxied: Nginx) -> None:
+    seen = dict(proxied.seen("/")["headers"])
+    assert (seen["x-forwarded-for"], seen["x-forwarded-proto"]) == ("127.0.0.1", "http")
+
+
+def test_limits_count_the_clients_of_a_trusted_proxy() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(TRUSTED_PROXIES="127.0.0.0/8", RATE_LIMIT="1", RATE_LIMIT_BURST="0")
+        assert {server.get("/", X_Forwarded_For=f"192.0.2.{n}").status for n in range(20)} == {200}
+        assert 429 in [server.get("/", X_Forwarded_For="198.51.100.7").status for _ in range(20)]
+
+
+def test_other_proxies_are_not_trusted() -> None:
+    with nginx() as server:
+        server.app()
+        seen = server.start(TRUSTED_PROXIES="192.0.2.0/24").seen("/other", "GET", b"", **CHAIN)
+        headers = dict(seen["headers"])
+        assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == ("127.0.0.1", "http")
+        assert server.logged("/other")["client"] == "127.0.0.1"
+
+
+def test_idle_clients_stay_as_long_as_asked_for() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(CLIENT_KEEP_ALIVE="1")
+        began = time.monotonic()
+        server.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")  # until nginx closes
+        assert 1 <= time.monotonic() - began < 10
+
+
 def test_request_id_is_ours_and_is_returned(edge: Nginx) -> None:
     answer = edge.get("/", X_Request_ID="chosen-by-the-client")
     returned = answer.headers["x-request-id"]

@@ -87,7 +87,9 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms",
         f"client_max_body_size {settings.client_max_body_size}",
         f"worker_shutdown_timeout {settings.graceful_timeout}s",
+        f"keepalive_timeout {settings.client_keep_alive}s",
     } <= directives(server)
+    assert not [line for line in directives(server) if line.startswith("set_real_ip_from")], "nobody is trusted"
     limits = {path.name: path.read_text() for path in (server.run / "conf.d").iterdir()}
     assert sorted(limits) == ["connection-limit.conf"]
     assert f"limit_conn connections {settings.connection_limit};" in limits["connection-limit.conf"]
@@ -103,6 +105,8 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         ("RATE_LIMIT", "-5"), ("RATE_LIMIT_BURST", "x"), ("CLIENT_MAX_BODY_SIZE", "10mb"),
         ("CLIENT_MAX_BODY_SIZE", "m"), ("CLIENT_MAX_BODY_SIZE", "1;"), ("LOG_LEVEL", "verbose"),
         ("SERVER_NAME", "a.example;"), ("SERVER_NAME", "a\nb"), ("SERVER_NAME", "~^x"),
+        ("TRUSTED_PROXIES", "proxy.example"), ("TRUSTED_PROXIES", "10.0.0.1;"), ("TRUSTED_PROXIES", "*"),
+        ("CLIENT_KEEP_ALIVE", "0"), ("CLIENT_KEEP_ALIVE", "1m"),
         ("BIND", "unix:relative.sock"), ("BIND", "unix:/run/app/no-ending"), ("BIND", "unix:/a b/c.sock"),
         ("BIND", "unix:/run/{hostname}/app.sock"), ("BIND", "8080"), ("BIND", ":8080"), ("BIND", "app:"),
         ("BIND", "a:b"), ("BIND", "unix:/run;}/a.sock"), ("BIND", "a:080"), ("BIND", "[::]:123456"),
@@ -122,6 +126,28 @@ def test_a_bad_setting_is_one_line(server: Nginx, name: str, value: str) -> None
 def test_all_faults_at_once(server: Nginx) -> None:
     lines = refused(server, KEEP_ALIVE="x", RATE_LIMIT="x", LOG_LEVEL="x", BIND="x", SERVER_NAME="$x")
     assert len(lines) == 5
+
+
+def extremes() -> Iterator[tuple[str, int]]:
+    """The least and the most that the settings allow, of each number that nginx reads."""
+    for field, info in Settings.model_fields.items():
+        bounds = {type(item).__name__: item for item in info.metadata}
+        if "Le" in bounds and ("nginx" in str(info.json_schema_extra) or field in ("keep_alive", "graceful_timeout")):
+            yield field.upper(), bounds["Ge"].ge
+            yield field.upper(), bounds["Le"].le
+
+
+@pytest.mark.parametrize(("name", "value"), list(extremes()))
+def test_nginx_takes_what_the_settings_allow(server: Nginx, name: str, value: int) -> None:
+    environ = server.environment(**{"RATE_LIMIT": "1", name: str(value)})
+    result = subprocess.run([ENTRYPOINT, "-t"], env=environ, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_address_that_only_nginx_can_judge(server: Nginx) -> None:
+    lines = refused(server, TRUSTED_PROXIES="10.0.0.999")
+    assert '"10.0.0.999"' in lines[0]
+    assert lines[-1] == "nginx: the rendered configuration is refused (above)"
 
 
 def test_a_missing_program_is_named(server: Nginx, tmp_path: Path) -> None:

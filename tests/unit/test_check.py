@@ -189,6 +189,13 @@ def test_line_breaks_in_a_value_stay_in_its_line() -> None:
         ({"MAX_REQUESTS_JITTER": "9"}, False, "MAX_REQUESTS_JITTER=9: has no effect without MAX_REQUESTS"),
         ({"MAX_REQUESTS_JITTER": "9", "MAX_REQUESTS": "9"}, False, None),
         ({"RATE_LIMIT_BURST": "9"}, False, "RATE_LIMIT_BURST=9: has no effect without RATE_LIMIT"),
+        (
+            {"CLIENT_KEEP_ALIVE": "120"},
+            False,
+            "CLIENT_KEEP_ALIVE=120: a stop would cut off idle clients after GRACEFUL_TIMEOUT=120; allowed: at most 119",
+        ),
+        ({"CLIENT_KEEP_ALIVE": "75"}, True, None),
+        ({"GRACEFUL_TIMEOUT": "10"}, True, None),
         ({"MAX_WORKERS": "15"}, True, None),
         (
             {"MAX_WORKERS": "16"},

@@ -59,7 +59,7 @@ NUMBERS = {
     "TIMEOUT": (0, 3600), "KEEP_ALIVE": (0, 600), "BACKLOG": (1, 65535), "MAX_REQUESTS": (0, 10**9),
     "MAX_REQUESTS_JITTER": (0, 10**9), "LIMIT_CONCURRENCY": (0, 10**6), "RATE_LIMIT": (0, 10**6),
     "RATE_LIMIT_BURST": (0, 10**6), "CONNECTION_LIMIT": (0, 65535), "CONCURRENCY_LIMIT": (0, 65535),
-    "HTTP_PORT": (1, 65535), "PIDS_LIMIT": (16, 10**6),
+    "CLIENT_KEEP_ALIVE": (1, 3600), "HTTP_PORT": (1, 65535), "PIDS_LIMIT": (16, 10**6),
 }  # fmt: skip
 
 
@@ -182,6 +182,21 @@ def test_switches(value: str) -> None:
             "FORWARDED_ALLOW_IPS",
             ["*", "10.0.0.1", "10.0.0.0/8, ::1", "fd00::/8"],
             ["10.0.0", "10.0.0.1/8", "x", "1.2.3.4,*", ","],
+        ),
+        (
+            "TRUSTED_PROXIES",
+            ["10.0.0.1", "10.0.0.0/8, ::1", "fd00::/8,192.168.0.0/16", "0.0.0.0/0"],
+            [
+                "*",
+                "10.0.0",
+                "10.0.0.1/8",
+                "proxy",
+                "10.0.0.0/255.0.0.0",
+                "fe80::1%eth0",
+                "1.2.3.4 5.6.7.8",
+                ",",
+                "1.2.3.4,",
+            ],
         ),
         ("WORKER_MEMORY", ["64m", "1g", "1048576", "2048k", "64M"], ["0", "1", "1023k", "64mb", "1.5g", "-1m", "m"]),
         ("MEMORY_LIMIT", ["0", "512m", "1G", "1b"], ["512mb", "half", "-1"]),

@@ -1,8 +1,12 @@
 """`python -m loadtest`: from the options to the exit status."""
 
+import contextlib
+import fcntl
 import json
 import os
+import shlex
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +19,7 @@ from loadtest.experiment import Experiment
 from loadtest.machine import ROOT
 from loadtest.options import Options
 from loadtest.results import Results
-from stack import environment
+from stack import RUN, check_env, environment
 from stack.console import REFUSED, CommandError, out, say
 
 RESULTS = ROOT / "loadtest/results"
@@ -45,7 +49,7 @@ def schema() -> None:
 @app.command("report")
 def report_again(folder: Path) -> None:
     """Write report and summary of FOLDER's results.json anew."""
-    report.write(results.read(folder, "FOLDER"), folder)
+    report.write(results.read(folder, "FOLDER"), _folder(folder))
 
 
 def measure(wanted: Options) -> int:
@@ -58,10 +62,27 @@ def measure(wanted: Options) -> int:
 
 def _measure(wanted: Options) -> int:
     resumed = results.read(wanted.resume, "RESUME") if wanted.resume else None
-    if resumed and resumed.baseline and not wanted.baseline:
+    if resumed and resumed.baseline and not wanted.baseline and Path(resumed.baseline.file).exists():
         wanted = replace(wanted, baseline=Path(resumed.baseline.file))
     old = results.read(wanted.baseline, "BASELINE") if wanted.baseline else None
     settings = environment.resolve(resumed.setup.profile if resumed else wanted.profile)
+    with _alone():
+        return _carry_out(wanted, resumed, old, settings)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse to begin beside another load test: each would be the other's disturbance, and stop its containers."""
+    RUN.mkdir(exist_ok=True)
+    with (RUN / "loadtest.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CommandError("another load test runs here: wait for its end, or stop it", status=REFUSED) from None
+        yield
+
+
+def _carry_out(wanted: Options, resumed: Results | None, old: Results | None, settings: environment.Environment) -> int:
     target = targets.choose(_target(wanted, resumed), settings)
     for number in (signal.SIGTERM, signal.SIGHUP):  # whoever stops us, the stack is taken down
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
@@ -70,9 +91,10 @@ def _measure(wanted: Options) -> int:
     interrupted = False
     try:
         with terminal.Progress(out) as progress:
-            made = _experiment(wanted, resumed, target, settings, progress)
-            if old and made.results.pilot is None:
-                made.results.pilot = old.pilot  # another number of users would be another load
+            if resumed:
+                made = _resume(wanted, resumed, target, settings, progress)
+            else:
+                made = _begin(wanted, old, target, settings, progress)
             made.run()
     except KeyboardInterrupt:
         interrupted = True
@@ -99,28 +121,40 @@ def _target(wanted: Options, resumed: Results | None) -> str:
     return resumed.setup.url if resumed.setup.target == "url" else resumed.setup.target
 
 
-def _experiment(
+def _begin(
     wanted: Options,
-    resumed: Results | None,
+    old: Results | None,
     target: targets.Target,
     settings: environment.Environment,
     progress: terminal.Progress,
 ) -> Experiment:
-    if resumed is None:
-        found = experiment.begin(wanted, target, settings, progress)
-        found.setup.commands = _commands(wanted, found)
-        folder = RESULTS / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    else:
-        saved = wanted.resume or RESULTS
-        found, folder = resumed, saved if saved.is_dir() else saved.parent
-        _require_same(found)
-        experiment.resume(found, target, progress)
+    found = experiment.begin(wanted, target, settings, progress, old)
+    found.setup.commands = _commands(wanted, found, check_env.of_shell(settings))
+    if old and compare.repeats(old, found):  # another number of users, other rates would be another load
+        found.pilot, found.rates = old.pilot, old.rates
+    folder = RESULTS / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     return Experiment(target, found, experiment.plan_of(found.setup), folder, progress)
 
 
-def _require_same(found: Results) -> None:
-    """Refuse to mix runs of two machines, or of two scenarios."""
+def _resume(
+    wanted: Options,
+    found: Results,
+    target: targets.Target,
+    settings: environment.Environment,
+    progress: terminal.Progress,
+) -> Experiment:
+    _require_same(found, settings)
+    experiment.resume(found, target, progress)
+    return Experiment(target, found, experiment.plan_of(found.setup), _folder(wanted.resume or RESULTS), progress)
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _require_same(found: Results, settings: environment.Environment) -> None:
+    """Refuse to mix runs of two machines, scenarios or applications."""
     here = machine.describe()
     for name in ("cpu", "cpus", "kernel"):
         then, now = getattr(found.machine, name), getattr(here, name)
@@ -128,12 +162,20 @@ def _require_same(found: Results) -> None:
             raise CommandError(f"RESUME: {name} was {then} and is {now}: measure again instead", status=REFUSED)
     if found.scenario != machine.scenario():
         raise CommandError("RESUME: loadtest/locustfile.py has changed since: measure again instead", status=REFUSED)
+    if found.setup.target != "url" and found.application not in ("", machine.application(settings)):
+        raise CommandError(
+            "RESUME: the application (APP_MODULE, app/, docker/, nginx/ or requirements/) has changed since: "
+            "measure again instead",
+            status=REFUSED,
+        )
 
 
-def _commands(wanted: Options, found: Results) -> list[str]:
-    given = wanted.given | {"SEED": str(found.setup.seed)}
+def _commands(wanted: Options, found: Results, shell: dict[str, str]) -> list[str]:
+    given = wanted.given | shell | {"SEED": str(found.setup.seed)}
+    if found.limits.chosen:
+        given["CPUS"] = f"{found.limits.cpus or 0:g}"
     given = {name: value for name, value in given.items() if name not in ("RESUME", "BASELINE")}
-    words = [f'{name}="{value}"' if " " in value else f"{name}={value}" for name, value in given.items()]
+    words = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
     return [" ".join(["make loadtest", *words])]
 
 

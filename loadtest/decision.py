@@ -145,22 +145,23 @@ def decide(evidence: Evidence) -> Verdict:
             next_step='name several counts, e.g. WORKERS="1 2 4"',
         )
     comparisons = tuple(compare_all(capacity))
-    standing = {comparison.workers: comparison for comparison in comparisons}
-    good = [workers for workers in standing if standing[workers].standing in ("best", "close")]
-    allowed, notes = _within_limits(good, evidence)
+    slower = any(comparison.standing == "slower" for comparison in comparisons)
+    # Where none is certainly slower, nothing speaks against the unclear ones, as nothing speaks for a change.
+    chosen = slower or len(comparisons) == 1
+    wanted = ("best", "close") if chosen else ("best", "close", "unclear")
+    allowed, notes = _within_limits([one.workers for one in comparisons if one.standing in wanted], evidence)
     notes += [f"{_workers(workers)} did not work: {why}" for workers, why in sorted(evidence.failed.items())]
     if not allowed:
         return Verdict(
             "cannot_recommend",
             None,
             notes[0],
-            next_step="raise MEMORY_LIMIT, or make the application smaller",
+            next_step="raise MEMORY_LIMIT or CPUS, whichever it says, or make the application smaller",
             notes=tuple(notes[1:]),
             comparisons=comparisons,
         )
-    if not any(comparison.standing == "slower" for comparison in comparisons) and not evidence.failed:
-        return _no_difference(evidence, comparisons, allowed, notes)
-    return _recommend(evidence, comparisons, allowed, notes)
+    answer = _recommend if chosen else _no_difference
+    return answer(evidence, comparisons, allowed, notes)
 
 
 def _spoiled(evidence: Evidence) -> Verdict:
@@ -184,7 +185,7 @@ def _within_limits(good: Sequence[int], evidence: Evidence) -> tuple[list[int], 
                     f"{_workers(workers)} would use {percent(share)} of the memory limit; at most {percent(MEMORY_MAX)}"
                 )
     throttled = [workers for workers in allowed if evidence.throttled.get(workers, 0.0) >= THROTTLED_MAX]
-    if throttled and len(throttled) == len(allowed):
+    if throttled and min(evidence.throttled.values()) >= THROTTLED_MAX:
         # Then the limit itself is too low for this load, and the worker count cannot mend it.
         notes.append("every count is throttled by the CPU limit: more CPUs would help more than any worker count")
     elif throttled:
@@ -212,16 +213,15 @@ def _no_difference(
         return Verdict(
             "cannot_recommend", None, reason, next_step=step, notes=tuple(notes), comparisons=tuple(comparisons)
         )
-    # Nothing speaks against the unclear ones, as nothing speaks for a change.
-    possible = sorted({*allowed, *_within_limits([comparison.workers for comparison in unclear], evidence)[0]})
-    keep = evidence.current if evidence.current is not None and evidence.current in possible else min(possible)
+    keep = evidence.current if evidence.current is not None and evidence.current in allowed else min(allowed)
     if unclear:
         reason = f"no difference shown between {counts} workers (noise could hide one of {percent(hidden)})"
     else:
         reason = f"no difference: {counts} workers are within {percent(MARGIN)} of each other"
     if keep == evidence.current:
         reason += f"; keep what you have ({keep})"
-        notes = notes + _cheaper(evidence, min(allowed), keep)
+        as_good = {*allowed} - {comparison.workers for comparison in unclear}
+        notes = notes + _cheaper(evidence, min(as_good, default=keep), keep)
     else:
         reason += f"; {keep} is the smallest"
     confidence = _confidence(evidence, not unclear)
@@ -235,10 +235,7 @@ def _recommend(
     tie = evidence.current_is_set and evidence.current in allowed
     pick = evidence.current if tie and evidence.current is not None else min(allowed)
     under = "" if evidence.screening else " under the objective"
-    if pick == best:
-        reason = f"{_workers(pick)}: the most throughput{under}"
-    else:
-        reason = f"{_workers(pick)}: within {percent(MARGIN)} of the best ({best}){under}"
+    reason = ("the most throughput" if pick == best else f"within {percent(MARGIN)} of the best ({best})") + under
     if tie:
         notes = notes + _cheaper(evidence, min(allowed), pick)
         reason += ", and what you have"

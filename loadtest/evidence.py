@@ -18,7 +18,7 @@ NEXT = {
     "host": "stop the other programs, then go on with RESUME=<this result>: it repeats what did not count",
     "target": "look at what failed (make logs), mend it, measure again",
     "": "measure again, and for longer: MODE=full, or fewer WORKERS",
-}
+}  # by who is to blame
 
 
 def gather(results: Results) -> Evidence:
@@ -27,7 +27,7 @@ def gather(results: Results) -> Evidence:
     capacity = by_round(results.counting("capacity"))
     failed: dict[int, str] = {}
     if full:
-        capacity, failed = _under_objective(results, capacity)
+        capacity, failed = under_objective(results)
     spoiled: dict[int, str] = {}
     for workers in results.setup.workers:
         if len(capacity.get(workers, {})) >= ROUNDS_MIN or workers in failed:
@@ -45,8 +45,12 @@ def gather(results: Results) -> Evidence:
         throttled=_throttled(results),
         spoiled=spoiled,
         failed=failed,
-        next_step=NEXT[Counter(blames).most_common(1)[0][0]] if blames else NEXT["target"] if failed else "",
+        next_step=_next(Counter(blames).most_common(1)[0][0], full) if blames else NEXT["target"] if failed else "",
     )
+
+
+def _next(blame: str, full: bool) -> str:
+    return "measure again, with fewer WORKERS" if full and not blame else NEXT[blame]
 
 
 def by_round(runs: Sequence[Run]) -> dict[int, dict[int, float]]:
@@ -58,35 +62,31 @@ def by_round(runs: Sequence[Run]) -> dict[int, dict[int, float]]:
     return dict(found)
 
 
-def _under_objective(
-    results: Results, closed_loop: dict[int, dict[int, float]]
-) -> tuple[dict[int, dict[int, float]], dict[int, str]]:
-    """Replace the capacities by those that keep the objective; say which counts never do."""
+def under_objective(results: Results) -> tuple[dict[int, dict[int, float]], dict[int, str]]:
+    """Give the rate that keeps the objective by worker count (0: unknown) and round, and which counts never do."""
     visits: dict[tuple[int, int], list[objective.Point]] = defaultdict(list)
     for run in results.counting("latency"):
-        if run.workers is not None and run.offered is not None:
+        if run.offered is not None:
             came = (run.generator.sent + run.generator.dropped) / run.elapsed
             point = objective.Point(
                 run.offered, came, run.throughput, run.percentiles.get("99"), run.errors, run.generator.dropped
             )
-            visits[run.workers, run.round].append(point)
+            visits[run.workers or 0, run.round].append(point)
     found: dict[int, dict[int, float]] = defaultdict(dict)
     never: Counter[int] = Counter()
     for (workers, number), points in visits.items():
-        closed = closed_loop.get(workers, {})
-        typical = closed.get(number) or (statistics.median(closed.values()) if closed else 0.0)
         try:
-            rate = objective.capacity(points, results.rates, typical, results.setup.slo_p99_ms)
+            rate = objective.capacity(points, results.rates, results.setup.slo_p99_ms)
         except objective.UnknownError:
             continue  # too few rounds left is what the reader hears of it, and why the run did not count
         if rate is None:
             never[workers] += 1
-        else:
-            found[workers][number] = rate
+            rate = min(results.rates)  # more it cannot be; left out, its good rounds alone would speak for it
+        found[workers][number] = rate
     lost = {
         workers: f"p99 was above {results.setup.slo_p99_ms:g} ms, or requests failed, even at the lowest rate"
         for workers, times in never.items()
-        if len(found.get(workers, {})) < ROUNDS_MIN and times
+        if len(found[workers]) >= ROUNDS_MIN and 2 * times > len(found[workers])
     }
     return dict(found), lost
 
@@ -128,8 +128,9 @@ def verdict(results: Results) -> VerdictResult:
         return _measured(results)
     found = decide(gather(results))
     if found.workers and (cpus := results.limits.cpus):
-        limit = f"it holds for an application limited to {cpus:g} CPUs, as this one was (CPUS); another limit wants "
-        found = replace(found, notes=(*found.notes, limit + "a measurement of its own"))
+        why = ", as more would have made the load generator the limit" if results.limits.chosen else ""
+        note = f"the application had {cpus:g} CPUs{why}; for another limit (CPUS=) measure again"
+        found = replace(found, reason=f"with {cpus:g} CPUs {found.reason}", notes=(*found.notes, note))
     return _stored(found)
 
 
@@ -137,10 +138,16 @@ def _measured(results: Results) -> VerdictResult:
     good = results.counting("capacity")
     if good:
         rate = statistics.median(run.throughput for run in good)
+        workers = next(iter(results.setup.workers), None)
+        held, never = under_objective(results)
+        rates = held.get(workers or 0, {}).values()
+        within = f", {statistics.median(rates):,.0f} within {results.setup.slo_p99_ms:g} ms" if rates else ""
+        within = f"; {never[workers or 0]}" if (workers or 0) in never else within
         found = Verdict(
             "measured",
-            next(iter(results.setup.workers), None),
-            f"{rate:,.0f} requests/s; the worker count there cannot be changed from here, so counts cannot be compared",
+            workers,
+            f"{rate:,.0f} requests/s{within}; the worker count there cannot be changed from here, so counts cannot be "
+            "compared",
             next_step="run `make loadtest` on that machine",
         )
     else:

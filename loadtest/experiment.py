@@ -9,14 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from loadtest import ceiling, evidence, machine, measure, pilot, results, schedule
+from loadtest import ceiling, evidence, limit, machine, measure, pilot, results, schedule
 from loadtest.measure import Conditions
-from loadtest.options import Options
+from loadtest.options import PROFILE, Options
 from loadtest.results import Limits, Results, Run, Setup
 from loadtest.schedule import Plan, Step
 from loadtest.targets import NotReadyError, Snapshot, Target
 from stack.console import REFUSED, CommandError
-from stack.environment import Environment
+from stack.environment import Environment, profiles, resolve
+
+PRODUCTION = "prod"  # the profile whose worker count the load test is asked for
 
 
 class Watcher(Protocol):
@@ -25,8 +27,8 @@ class Watcher(Protocol):
     def stage(self, text: str) -> None:
         """Hear what begins: building, the ceiling, the pilot."""
 
-    def plan(self, steps: Sequence[Step], seconds: float) -> None:
-        """Hear which runs are to come, and about how many seconds they take."""
+    def plan(self, runs: int, seconds: float) -> None:
+        """Hear how many runs are to come, and about how many seconds they take."""
 
     def begin(self, step: Step) -> None:
         """Hear that a run begins."""
@@ -49,10 +51,10 @@ class Experiment:
         """Measure whatever is missing. Interrupted, the results so far remain and are marked so."""
         try:
             self._prepare()
-            self._phase(schedule.capacity_steps(self._counts, self.plan.rounds, self.results.setup.seed))
-            if self.plan.latency and (rates := self._rates()):
-                setup = self.results.setup
-                self._phase(schedule.latency_steps(self._counts, self.plan.rounds, setup.seed, rates))
+            capacity = schedule.capacity_steps(self._counts, self.plan.rounds, self.results.setup.seed)
+            self._announce(self._missing(capacity) + self._missing(self._latency_steps(self._expected_rates())))
+            self._phase(capacity)
+            self._phase(self._latency_steps(self._rates()))
             self.results.state = "complete"
         except KeyboardInterrupt:
             self.results.state = "interrupted"
@@ -68,6 +70,15 @@ class Experiment:
     @property
     def _counts(self) -> list[int]:
         return self.results.setup.workers or [0]  # 0: whatever runs there
+
+    def _latency_steps(self, rates: Sequence[float]) -> list[Step]:
+        if not self.plan.latency:
+            return []
+        return schedule.latency_steps(self._counts, self.plan.rounds, self.results.setup.seed, rates)
+
+    def _expected_rates(self) -> list[float]:
+        pilot = self.results.pilot
+        return self.results.rates or schedule.ladder(max(pilot.users.values()) if pilot else 0.0)
 
     def _rates(self) -> list[float]:
         """Give the offered rates, requests/s: parts of the highest median capacity. A resumed experiment keeps them."""
@@ -99,11 +110,15 @@ class Experiment:
         self.target.start(counts[-1] or None)
         return counts[-1] or None
 
-    def _phase(self, steps: Sequence[Step]) -> None:
+    def _missing(self, steps: Sequence[Step]) -> list[Step]:
         counting = {run.key for run in self.results.runs if run.state != "invalid"}
-        missing = [step for step in steps if step.key not in counting]
-        self.watcher.plan(missing, schedule.seconds_needed(missing, self.plan, self.target.kind))
-        for step in missing:
+        return [step for step in steps if step.key not in counting]
+
+    def _announce(self, steps: Sequence[Step]) -> None:
+        self.watcher.plan(len(steps), schedule.seconds_needed(steps, self.plan, self.target.kind))
+
+    def _phase(self, steps: Sequence[Step]) -> None:
+        for step in self._missing(steps):
             self.watcher.begin(step)
             run = self._one(step)
             self.results.runs.append(run)
@@ -135,31 +150,46 @@ class Experiment:
             return measure.failed_run(step, conditions, failure)
 
 
-def begin(options: Options, target: Target, environment: Environment, watcher: Watcher) -> Results:
-    """Start the target with its own setting, look at it, and set the experiment up."""
-    seen = _look(target, watcher)
+def begin(
+    options: Options, target: Target, environment: Environment, watcher: Watcher, like: Results | None = None
+) -> Results:
+    """Start the target with its own setting, look at it, and set the experiment up.
+
+    Where no limit of its CPUs is set it gets one, that of `like` or its fair share.
+    """
+    seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
+    chooses = target.controls_workers and not environment.values.get("CPUS")
+    _up(target, watcher)
+    if chooses and like and like.limits.chosen:
+        _limit(target, like.limits.cpus)
+    elif chooses:
+        watcher.stage("finding out how many CPUs the load generator leaves to the application")
+        _limit(target, limit.find(target, options.generators, seed, watcher.progress))
+    seen = _look(target)
     workers = list(options.workers)
     if seen:
         workers = schedule.candidates(seen.app["usable_cpus"], len(seen.app["workers"]), workers)
+    current, current_is_set = _current(environment, seen)
     plan = schedule.plan(options.mode, len(workers), target.kind)
     return Results(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        versions=machine.versions() | ({"python (application)": python} if (python := target.python()) else {}),
+        versions=machine.versions() | target.versions(),
+        application=machine.application(environment),
         revision=machine.revision(),
         scenario=machine.scenario(),
         machine=machine.describe(),
-        limits=_limits(seen),
-        shares_cpus=target.kind != "url" or any(name in target.url for name in ("://127.", "://localhost", "://[::1]")),
+        limits=_limits(seen, chosen=chooses),
+        shares_cpus=target.kind != "url" or machine.is_this(target.url),
         setup=Setup(
             mode=options.mode,
             target=target.kind,
             url=target.url,
             profile=options.profile,
-            seed=options.seed if options.seed is not None else time.time_ns() % 1_000_000,
+            seed=seed,
             generators=options.generators,
             workers=workers,
-            current=len(seen.app["workers"]) if seen else None,
-            current_is_set=any(environment.values.get(name) for name in ("MAX_WORKERS", "WEB_CONCURRENCY")),
+            current=current,
+            current_is_set=current_is_set,
             rounds=plan.rounds,
             capacity_seconds=plan.capacity,
             latency_seconds=plan.latency,
@@ -172,7 +202,10 @@ def begin(options: Options, target: Target, environment: Environment, watcher: W
 
 def resume(found: Results, target: Target, watcher: Watcher) -> None:
     """Start the target for an experiment that was interrupted; CommandError where its limits are others now."""
-    limits = _limits(_look(target, watcher))
+    _up(target, watcher)
+    if found.limits.chosen and target.controls_workers:
+        _limit(target, found.limits.cpus)
+    limits = _limits(_look(target))
     for name in ("cpus", "memory"):
         then, now = getattr(found.limits, name), getattr(limits, name)
         if then != now:
@@ -184,24 +217,49 @@ def resume(found: Results, target: Target, watcher: Watcher) -> None:
     found.state = "running"
 
 
-def _look(target: Target, watcher: Watcher) -> Snapshot | None:
-    """Start the target with its own setting and look at it; None where it runs elsewhere."""
+def _up(target: Target, watcher: Watcher) -> None:
     watcher.stage("building and starting the stack" if target.controls_workers else f"looking at {target.url}")
     target.prepare()
+
+
+def _limit(target: Target, cpus: float | None) -> None:
+    if cpus:
+        target.limit(cpus)
+        target.start(None)
+
+
+def _look(target: Target) -> Snapshot | None:
+    """Look at the target with its own setting; None where it runs elsewhere."""
     if not target.controls_workers:
         return None
-    target.start(None)
     seen = target.snapshot()
     if seen is None:
         raise CommandError("the application's processes cannot be looked at, so their count cannot be verified")
     return seen
 
 
-def _limits(seen: Snapshot | None) -> Limits:
+def _limits(seen: Snapshot | None, *, chosen: bool = False) -> Limits:
     if seen is None:
         return Limits(cpus=None, usable_cpus=None, memory=None)
     app = seen.app
-    return Limits(cpus=app["cpu_quota"], usable_cpus=app["usable_cpus"], memory=app["memory_limit"])
+    return Limits(
+        cpus=app["cpu_quota"],
+        usable_cpus=app["usable_cpus"],
+        memory=app["memory_limit"],
+        chosen=chosen and app["cpu_quota"] is not None,
+    )
+
+
+def _current(environment: Environment, seen: Snapshot | None) -> tuple[int | None, bool]:
+    """Give the count in force without us, and whether somebody chose it: for the load test, or for production."""
+    places = [environment]
+    if environment.profile == PROFILE and PRODUCTION in profiles():
+        places.append(resolve(PRODUCTION))
+    for place in places:
+        for name in ("MAX_WORKERS", "WEB_CONCURRENCY"):
+            if (value := place.values.get(name, "")).isdigit():
+                return int(value), True
+    return len(seen.app["workers"]) if seen else None, False
 
 
 def plan_of(setup: Setup) -> Plan:

@@ -2,15 +2,18 @@
 
 import hashlib
 import platform
+import socket
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
 from loadtest.results import Machine
+from stack.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = Path(__file__).with_name("locustfile.py")
@@ -63,6 +66,27 @@ def scenario() -> str:
     return hashlib.sha256(SCENARIO.read_bytes()).hexdigest()[:12]
 
 
+def application(environment: Environment) -> str:
+    """Give the fingerprint of what is measured: the application's name, and the files that its image is made of."""
+    digest = hashlib.sha256(environment.values.get("APP_MODULE", "").encode())
+    for folder in ("app", "docker", "nginx", "requirements"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def is_this(url: str) -> bool:
+    """Tell whether `url` leads to this machine."""
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    ours = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    return any(str(one[4][0]) in ours or str(one[4][0]).startswith("127.") for one in found)
+
+
 def _cpu_name() -> str:
     for line in _text("/proc/cpuinfo").splitlines():
         if line.startswith(("model name", "Hardware", "CPU implementer")):
@@ -111,19 +135,31 @@ class Others:
     loudest: str
 
 
+def spent(before: Usage, after: Usage, roots: Iterable[int]) -> float:
+    """Give the CPU seconds that the process trees below `roots` used meanwhile."""
+    return sum(_spent(before, after, pid) for pid in _trees(after, roots))
+
+
+def _spent(before: Usage, after: Usage, pid: int) -> float:
+    name, _, total = after.processes[pid]
+    return total - before.processes.get(pid, (name, 0, 0.0))[2]
+
+
+def _trees(usage: Usage, roots: Iterable[int]) -> set[int]:
+    known = usage.processes.keys() & set(roots)
+    while grown := {pid for pid, (_, parent, _) in usage.processes.items() if parent in known} - known:
+        known |= grown
+    return known
+
+
 def others(before: Usage, after: Usage, ours: Iterable[int]) -> Others:
     """Compare two readings; `ours` are the roots of the process trees that belong to the experiment."""
     passed = max(after.passed - before.passed, 1e-6)
-    known = set(ours)
-    while grown := {pid for pid, (_, parent, _) in after.processes.items() if parent in known} - known:
-        known |= grown
+    known = _trees(after, ours)
     known |= {pid for pid, (name, _, _) in after.processes.items() if name in ENGINE}
-    spent = {
-        pid: seconds - before.processes.get(pid, (name, 0, 0.0))[2]
-        for pid, (name, _, seconds) in after.processes.items()
-    }
-    foreign = after.used - before.used - sum(seconds for pid, seconds in spent.items() if pid in known)
-    loud = max((pid for pid in spent if pid not in known), key=lambda pid: spent[pid], default=None)
+    used = {pid: _spent(before, after, pid) for pid in after.processes}
+    foreign = after.used - before.used - sum(seconds for pid, seconds in used.items() if pid in known)
+    loud = max((pid for pid in used if pid not in known), key=lambda pid: used[pid], default=None)
     # One that ended meanwhile has no name any more, and then the busiest of the rest is not to blame.
-    named = after.processes[loud][0] if loud is not None and spent[loud] > 0.3 * foreign > 0 else ""
+    named = after.processes[loud][0] if loud is not None and used[loud] > 0.3 * foreign > 0 else ""
     return Others(max(0.0, foreign / passed), (after.stolen - before.stolen) / passed, named)

@@ -30,12 +30,12 @@ class UnknownError(ValueError):
     """A rate that would decide was not measured, or by a run that does not count. Its text says which."""
 
 
-def capacity(points: Sequence[Point], rates: Sequence[float], closed_loop: float, p99_ms: float) -> float | None:
+def capacity(points: Sequence[Point], rates: Sequence[float], p99_ms: float) -> float | None:
     """Give the highest of `rates` (requests/s) that keeps `p99_ms`; None where none does.
 
     What failed below it was an accident: an overload does not pass by for a whole run at a higher rate. Up to
-    the next rate the crossing is interpolated (latency grows about exponentially there). Where the highest
-    kept it, it is what the closed loop reached. UnknownError where `points` lack the rate that would tell.
+    the next rate the crossing is interpolated (latency grows about exponentially there). UnknownError where
+    `points` lack the rate that would tell.
     """
     measured = {point.offered: point for point in points}
     ordered = sorted(rates)
@@ -46,7 +46,7 @@ def capacity(points: Sequence[Point], rates: Sequence[float], closed_loop: float
     if not kept:
         return None
     good = measured[kept[-1]]
-    return _crossing(good, measured[above[0]], p99_ms) if above else max(closed_loop, good.offered)
+    return _crossing(good, measured[above[0]], p99_ms) if above else good.offered
 
 
 def _crossing(good: Point, bad: Point, p99_ms: float) -> float:

@@ -98,6 +98,8 @@ def _workers(reader: _Reader) -> tuple[int, ...]:
     counts = tuple(sorted({int(word) for word in words}))
     if len(counts) > COUNTS_MAX:
         reader.fault("WORKERS", allowed)
+    if len(counts) == 1 and not reader.given.get("TARGET", "").lower().startswith("http"):
+        reader.fault("WORKERS", 'two counts or more, to compare them, e.g. WORKERS="1 2 4"')
     return counts
 
 

@@ -104,7 +104,7 @@ class Recorder:
             # A loop that hardly ever comes round takes few samples, all of them bad.
             "lag_max_ms": round(lags[-1] * 1000, 3),
             "sent": self.late.get_total_count(),
-            "late_p99_ms": self.late.get_value_at_percentile(99) / 1000 if self.late.get_total_count() else 0.0,
+            "late": self.late.encode().decode() if self.late.get_total_count() else "",
             "dropped": self.dropped,
             "routes": {name: route.record() for name, route in self.routes.items()},
         }

@@ -41,6 +41,7 @@ class Limits(Model):
     cpus: float | None = Field(default=None, description="CPUs of its quota or affinity; null: all")
     usable_cpus: int | None = Field(default=None, description="the same, as a whole number of CPUs")
     memory: int | None = Field(default=None, description="bytes; null: no limit")
+    chosen: bool = Field(default=False, description="the CPUs by the load test: more, and it would be the limit itself")
 
 
 class Setup(Model):
@@ -190,6 +191,7 @@ class ChangeResult(Model):
     """One worker count, then and now."""
 
     workers: int | None
+    under_objective: bool = Field(default=False, description="the highest rate that keeps it; else the most answers/s")
     old: float = Field(description="requests/s")
     new: float
     ratio: RatioResult | None
@@ -215,6 +217,7 @@ class Results(Model):
     versions: dict[str, str]
     revision: str = Field(description="git revision, with -dirty; empty: unknown")
     scenario: str = Field(description="SHA-256 of the locustfile, first 12 digits")
+    application: str = Field(default="", description="the same of what is measured; empty: unknown")
     machine: Machine
     limits: Limits = Limits(cpus=None, usable_cpus=None, memory=None)
     shares_cpus: bool = Field(description="generator and application run on the same CPUs")

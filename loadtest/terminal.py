@@ -28,8 +28,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = Live(console=console, refresh_per_second=4, transient=True)
-        self.steps: list[Step] = []
-        self.number = 0
+        self.runs = self.number = 0
         self.text = ""
         self.now = ""
         self.expected = 0.0
@@ -51,16 +50,16 @@ class Progress:
             self.console.print(text)
         self._draw()
 
-    def plan(self, steps: Sequence[Step], seconds: float) -> None:
+    def plan(self, runs: int, seconds: float) -> None:
         """Take in what is to come."""
-        self.steps, self.number, self.expected, self.started = list(steps), 0, seconds, time.monotonic()
-        if steps:
-            self.console.print(f"{len(steps)} runs, about {_time(seconds)}")
+        self.runs, self.number, self.expected, self.started = runs, 0, seconds, time.monotonic()
+        if runs:
+            self.console.print(f"{runs} runs, about {_time(seconds)}")
 
     def begin(self, step: Step) -> None:
         """Show the run."""
         self.number += 1
-        self.text, self.now = f"run {self.number} of {len(self.steps)}: {name(step)}", "starting"
+        self.text, self.now = f"run {self.number} of {self.runs}: {name(step)}", "starting"
         self._draw()
 
     def progress(self, records: list[dict[str, Any]]) -> None:
@@ -80,7 +79,7 @@ class Progress:
         p99 = f"p99 {run.percentiles['99']:.1f} ms" if "99" in run.percentiles else ""
         reasons = "; ".join(finding.reason for finding in run.findings)
         line = Text.assemble(
-            f"{self.number:>3} of {len(self.steps)}  {name(run):<28}",
+            f"{self.number:>3} of {self.runs}  {name(run):<28}",
             f"{run.throughput:>9,.0f}/s  {p99:<16}",
             (run.state, STYLE[run.state]),
             f"  {reasons}" if reasons else "",
@@ -91,11 +90,9 @@ class Progress:
         if not self.console.is_terminal:
             return
         parts: list[Any] = [Text(self.text, style="bold"), Text(self.now)]
-        if self.steps:
+        if self.runs:
             passed = time.monotonic() - self.started
-            # Once some runs are over, they say better than the plan how long the others take.
-            over = self.number - 1
-            total = passed / over * len(self.steps) if over >= 3 else max(self.expected, passed)
+            total = max(self.expected, passed)
             parts += [ProgressBar(total=total, completed=passed, width=40), Text(f"about {_time(total - passed)} left")]
         self.live.update(Group(*parts))
 
@@ -203,8 +200,9 @@ def _show_baseline(results: Results, console: Console) -> None:
         interval = f" ({change(ratio.low, 1)} … {change(ratio.high, 1)})" if ratio else ""
         by = change(ratio.value, 1) if ratio else ""
         mark = "  REGRESSION" if one.regression else ""
+        within = f" within {results.setup.slo_p99_ms:g} ms" if one.under_objective else ""
         console.print(
-            f"  {count_of(one.workers)}: {one.old:,.0f} → {one.new:,.0f}/s {by}{interval}{mark}",
+            f"  {count_of(one.workers)}: {one.old:,.0f} → {one.new:,.0f}/s{within} {by}{interval}{mark}",
             soft_wrap=True,
             style="red" if one.regression else "",
         )

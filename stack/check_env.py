@@ -24,6 +24,15 @@ _PASSED_ON = re.compile(r"^ +(?:- )?([A-Z][A-Z0-9_]*):?$", re.MULTILINE)
 _LINE = re.compile(r"[^ =]+:([0-9]+)\S*: ")
 
 
+def of_shell(environment: Environment) -> dict[str, str]:
+    """Give the settings that the shell says, in alphabetical order, and none of its other variables."""
+    return {
+        name: environment.values[name]
+        for name in sorted(check.NAMES)
+        if environment.sources.get(name) == SHELL and environment.values[name]
+    }
+
+
 def compose_knobs() -> dict[str, str]:
     """Give the names that the Compose files read, each with the default that stands there."""
     knobs: dict[str, str] = {}

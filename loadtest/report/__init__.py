@@ -93,11 +93,10 @@ def answer(results: Results) -> dict[str, Any]:
         "measured": "Measured",
         "cannot_recommend": "Cannot recommend",
     }[verdict.kind]
-    reason = verdict.reason.removeprefix(f"{count}: ")
     tone = {"recommend": "good", "no_difference": "good", "measured": "plain", "cannot_recommend": "alert"}[
         verdict.kind
     ]
-    return {"title": title, "setting": setting, "tone": tone, "reason": reason[:1].upper() + reason[1:]}
+    return {"title": title, "setting": setting, "tone": tone, "reason": verdict.reason[:1].upper() + verdict.reason[1:]}
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
@@ -116,7 +115,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
                 "colour": f"var(--s{results.setup.workers.index(workers) % 8})" if workers else "var(--s0)",
                 "chosen": bool(results.verdict and results.verdict.workers == workers and answer(results)["setting"]),
                 "current": workers is not None and workers == results.setup.current,
-                "held": statistics.fmean(held[workers].values()) if held.get(workers or 0) else None,
+                "held": statistics.fmean(held[workers or 0].values()) if held.get(workers or 0) else None,
                 "throughput": charts.interval([run.throughput for run in good]) if good else None,
                 "comparison": beside.get(workers) if workers else None,
                 "latency": {name: _median(good, name) for name in ("50", "95", "99", "99.9")},

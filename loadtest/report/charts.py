@@ -452,7 +452,9 @@ def change(results: Results) -> str:
             axes.annotate(
                 change_of(one.ratio.value, 1), (value, place), xytext=(0, 10), textcoords="offset points", ha="center"
             )
-        axes.set_yticks(range(len(changes)), [_label(one.workers) for one in changes])
+        slo = f", {results.setup.slo_p99_ms:g} ms"
+        labels = [_label(one.workers) + slo * one.under_objective for one in changes]
+        axes.set_yticks(range(len(changes)), labels)
         axes.tick_params(axis="y", labelcolor=TEXT)
         axes.set_ylim(len(changes) - 0.5, -0.7)
         axes.grid(visible=False)

@@ -32,7 +32,10 @@ class Target(Protocol):
     controls_workers: bool
 
     def prepare(self) -> None:
-        """Do what takes long and is needed once, such as building images."""
+        """Do what takes long and is needed once, such as building images; then start all with its own settings."""
+
+    def limit(self, cpus: float) -> None:
+        """Let the application have at most `cpus` CPUs from its next start on; 0 is no limit."""
 
     def start(self, workers: int | None) -> None:
         """Start the application afresh with `workers` (None: its own setting), return when it answers.
@@ -46,8 +49,8 @@ class Target(Protocol):
         Without `memory`, which can be expensive to learn, that may be missing.
         """
 
-    def python(self) -> str | None:
-        """Give the version of the application's Python; None where it cannot be known."""
+    def versions(self) -> dict[str, str]:
+        """Give the versions of what only the target knows, by name; none where it cannot be looked into."""
 
     def fleet(self, count: int) -> "Fleet":
         """Give `count` load generators that reach `url`."""

@@ -47,6 +47,11 @@ class Containers:
         self.started = True
         self._up(self._compose(), "--remove-orphans")
         self.url = self._address()
+        http.wait(f"{self.url}/", READY_DEADLINE)
+
+    def limit(self, cpus: float) -> None:
+        """Have Compose limit the container that it makes next."""
+        self.building = {**self.building, "CPUS": f"{cpus:g}"}
 
     def start(self, workers: int | None) -> None:
         """Recreate the application alone, nginx stays."""
@@ -106,9 +111,16 @@ class Containers:
                 seen["workers"][pid]["memory"] = known["workers"][pid]["memory"]
         return Snapshot(seen, tuple(roots))
 
-    def python(self) -> str | None:
-        """Ask the image's own."""
-        return self._inside(self._container("app"), "import platform; print(platform.python_version())").strip()
+    def versions(self) -> dict[str, str]:
+        """Ask both images, and the engine."""
+        python = self._inside(self._container("app"), "import platform; print(platform.python_version())")
+        nginx = docker.output("exec", self._container("nginx"), "sh", "-c", "nginx -v 2>&1")
+        engine = docker.output("version", "--format", "{{.Server.Version}}")
+        return {
+            "python (application)": python.strip(),
+            "nginx": nginx.strip().rpartition("/")[2],
+            "docker": engine.strip(),
+        }
 
     @staticmethod
     def _inside(container: str, script: str) -> str:

@@ -1,7 +1,6 @@
 """The stack as local processes: Gunicorn, and nginx in front of it where there is one."""
 
 import contextlib
-import platform
 import shutil
 import signal
 import socket
@@ -36,16 +35,19 @@ class Processes:
         self.folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
         self.app: subprocess.Popen[bytes] | None = None
         self.nginx: subprocess.Popen[bytes] | None = None
-        self.limit = cpulimit.CpuLimit(0)
+        self.cpu_limit = cpulimit.CpuLimit(0)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.with_nginx = all(shutil.which(name, path=local.PATH) for name in ("nginx", "envsubst", "curl"))
 
     def prepare(self) -> None:
-        """Check the settings, and start nginx; it waits for the application by itself."""
+        """Check the settings, and start both."""
         check_env.require(self.environment, importing=True)
-        self.limit = cpulimit.CpuLimit(float(self.environ.get("CPUS") or 0))
-        if not self.with_nginx:
-            return
+        self.limit(float(self.environ.get("CPUS") or 0))
+        if self.with_nginx:
+            self._start_nginx()  # it waits for the application by itself
+        self.start(None)
+
+    def _start_nginx(self) -> None:
         listen = self.url.removeprefix("http://")
         own = {"NGINX_RUN_DIR": str(self.folder / "nginx"), "NGINX_LISTEN": listen, "BIND": self._bind}
         with (self.folder / "nginx.log").open("wb") as log:
@@ -64,6 +66,11 @@ class Processes:
     def _bind(self) -> str:
         return f"unix:{self.folder}/app.sock" if self.with_nginx else self.url.removeprefix("http://")
 
+    def limit(self, cpus: float) -> None:
+        """Make a control group for the next start."""
+        self.cpu_limit.remove()
+        self.cpu_limit = cpulimit.CpuLimit(cpus)
+
     def start(self, workers: int | None) -> None:
         """Start Gunicorn afresh and wait until the whole path answers."""
         self._stop_app()
@@ -80,7 +87,7 @@ class Processes:
                 stderr=log,
                 start_new_session=True,
             )
-        self.limit.hold(self.app.pid)  # long before it forks, and what it forks inherits the limit
+        self.cpu_limit.hold(self.app.pid)  # long before it forks, and what it forks inherits the limit
         http.wait(f"{self.url}/", READY_DEADLINE, self._why_dead)
         if workers is not None:
             self._wait_for_workers(workers)
@@ -105,9 +112,13 @@ class Processes:
         lines = (self.folder / log).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
-    def python(self) -> str | None:
-        """Give our own: Gunicorn runs on it."""
-        return platform.python_version()
+    def versions(self) -> dict[str, str]:
+        """Give nginx's; all else is installed beside the load test."""
+        if not self.with_nginx:
+            return {}
+        # It says "nginx version: nginx/1.22.1".
+        said = subprocess.run(["nginx", "-v"], env=self.environ, capture_output=True, text=True, check=False).stderr
+        return {"nginx": said.strip().rpartition("/")[2]}
 
     def snapshot(self, *, memory: bool = False) -> Snapshot | None:
         """Look at Gunicorn's processes."""
@@ -115,8 +126,8 @@ class Processes:
             return None
         nginx = (self.nginx.pid,) if self.nginx else ()
         seen = probe.snapshot(self.app.pid)
-        if (limit := self.limit.cpus) is not None:  # this process is not inside it, so it could not see it
-            seen |= self.limit.figures() | {"usable_cpus": max(1, -int(-limit // 1))}
+        if (limit := self.cpu_limit.cpus) is not None:  # this process is not inside it, so it could not see it
+            seen |= self.cpu_limit.figures() | {"usable_cpus": max(1, -int(-limit // 1))}
         return Snapshot(seen, (self.app.pid, *nginx))
 
     def fleet(self, count: int) -> Fleet:
@@ -127,7 +138,7 @@ class Processes:
         """Stop both and remove their folder."""
         self._stop_app()
         _stop(self.nginx)
-        self.limit.remove()
+        self.cpu_limit.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _stop_app(self) -> None:

@@ -19,6 +19,9 @@ class Url:
         """Check that it answers at all."""
         http.wait(self.url, deadline=10)
 
+    def limit(self, cpus: float) -> None:
+        """Leave it as it is."""
+
     def start(self, workers: int | None) -> None:
         """Leave it as it is."""
 
@@ -26,9 +29,9 @@ class Url:
         """Know nothing of its processes."""
         return None
 
-    def python(self) -> str | None:
+    def versions(self) -> dict[str, str]:
         """Know nothing of it."""
-        return None
+        return {}
 
     def fleet(self, count: int) -> Fleet:
         """Give processes of this machine."""

@@ -23,12 +23,14 @@ def test_it_measures_containers(built: dict[str, str]) -> None:
     found, status, said = measure(built, WORKERS="1 2")
     assert status == (3 if found["verdict"]["kind"] == "cannot_recommend" else 0), said
     assert found["setup"]["target"] == "containers"
-    assert found["limits"]["cpus"] == 0.3, "env/loadtest.env limits the application"
+    assert found["limits"]["chosen"]
+    assert 0 < found["limits"]["cpus"] < found["machine"]["cpus"]
+    assert {"nginx", "docker", "python (application)"} <= found["versions"].keys()
     assert len(found["runs"]) == 6
     for measured in found["runs"]:
         assert len(measured["workers_seen"]) == measured["workers"]
         assert measured["throughput"] > 0
-        assert 0 < measured["app_cpu"] < 0.4
+        assert 0 < measured["app_cpu"] < 1.2 * found["limits"]["cpus"] + 0.1
         assert measured["throttled"] is not None
         assert measured["memory"] > 2**20
 
@@ -56,9 +58,8 @@ def test_the_application_looks_the_same_from_outside_and_from_inside(
 
 
 def test_several_generators_run_beside_the_stack(built: dict[str, str]) -> None:
-    found, status, said = measure(built, WORKERS="1", GENERATORS="2")
-    assert status == 3, said
-    assert "nothing to compare" in found["verdict"]["reason"]
+    found, status, said = measure(built, WORKERS="1 2", GENERATORS="2")
+    assert status in (0, 3), said
     assert found["setup"]["generators"] == 2
     assert found["ceiling"]["server"] == "nginx"
     assert all(measured["answers"] > 100 for measured in found["runs"]), said

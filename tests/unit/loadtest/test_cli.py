@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from loadtest import ceiling, cli, measure, options, pilot, report, results, schedule, targets
+from loadtest import ceiling, cli, experiment, limit, measure, options, pilot, report, results, schedule, targets
 from loadtest.fleet import Local
 from loadtest.results import Ceiling, FindingResult, Pilot
 from loadtest.targets import NotReadyError, Snapshot
@@ -22,23 +22,26 @@ class FakeTarget:
     kind, url, controls_workers = "processes", "http://127.0.0.1:1", True
 
     def __init__(self):
-        self.started, self.closed, self.stuck = [], 0, False
+        self.started, self.closed, self.stuck, self.cpus = [], 0, False, 1.0
 
     def prepare(self):
-        pass
+        self.start(None)
 
     def start(self, workers):
         self.started.append(workers)
         if workers == 13:
             raise NotReadyError("MAX_WORKERS=13: that many workers did not start")
 
-    def python(self):
-        return "3.14.0"
+    def limit(self, cpus):
+        self.cpus = cpus
+
+    def versions(self):
+        return {"nginx": "1.30.1"}
 
     def snapshot(self, *, memory=False):
         workers = {str(pid): {"cpu": 1.0, "memory": 2**25} for pid in range(self.started[-1] or 3)}
         app = {
-            "workers": workers, "cpu_quota": 1.0, "usable_cpus": 1, "memory_limit": 2**30,
+            "workers": workers, "cpu_quota": self.cpus, "usable_cpus": 1, "memory_limit": 2**30,
         }  # fmt: skip
         return Snapshot(app)
 
@@ -79,6 +82,8 @@ def world(monkeypatch, tmp_path):
     world = World()
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
     monkeypatch.setattr(targets, "choose", lambda *_: world.target)
+    monkeypatch.setattr(cli, "RUN", tmp_path / ".run")
+    monkeypatch.setattr(limit, "find", lambda *_: 0.7)
     monkeypatch.setattr(ceiling, "measure", lambda *_: Ceiling(server="nginx", throughput=9000, busy=1))
     monkeypatch.setattr(pilot, "sweep", lambda *_: Pilot(workers=3, users={64: 1000.0}, chosen=64, rising=False))
     monkeypatch.setattr(measure, "run", world.run)
@@ -90,7 +95,7 @@ def run(**environ):
 
 
 def only_folder(tmp_path):
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir() and path.name != ".run")
     return folder
 
 
@@ -117,8 +122,8 @@ def test_recommendation_is_exit_0(world, tmp_path, capsys):
 def test_every_visit_starts_the_application_afresh(world):
     run(WORKERS="1 2")
     steps = schedule.capacity_steps([1, 2], 3, 1)
-    # Its own setting first, then the pilot with the most workers, then the runs.
-    assert world.target.started == [None, 2, *[step.workers for step in steps]]
+    # Its own setting first, without and with a limit, then the pilot with the most workers, then the runs.
+    assert world.target.started == [None, None, 2, *[step.workers for step in steps]]
 
 
 def test_spoiled_runs_are_exit_3(world, tmp_path, capsys):
@@ -219,7 +224,7 @@ def test_resuming_compares_with_the_same_baseline(world, tmp_path):
     world.capacity = lambda workers: 700.0 * min(workers, 2)
     world.interrupt_at = world.runs + 3
     assert run(WORKERS="1 2", BASELINE=str(old)) == 130
-    (folder,) = (path for path in tmp_path.iterdir() if path != old)
+    (folder,) = (path for path in tmp_path.iterdir() if path not in (old, tmp_path / ".run"))
     world.interrupt_at = None
     assert run(RESUME=str(folder)) == 1
     found = results.read(folder, "X").baseline
@@ -231,7 +236,7 @@ def test_a_baseline_sets_the_load(world, tmp_path, monkeypatch):
     old = only_folder(tmp_path).rename(tmp_path / "old")
     monkeypatch.setattr(pilot, "sweep", lambda *_: Pilot(workers=2, users={16: 1.0}, chosen=16, rising=False))
     run(WORKERS="1 2", BASELINE=str(old))
-    (folder,) = (path for path in tmp_path.iterdir() if path != old)
+    (folder,) = (path for path in tmp_path.iterdir() if path not in (old, tmp_path / ".run"))
     assert results.read(folder, "X").pilot.chosen == 64
 
 
@@ -244,6 +249,122 @@ def test_full_mode_measures_latencies_of_a_target_elsewhere_too(world, tmp_path)
     assert "No run has measured" not in (only_folder(tmp_path) / "report.html").read_text()
 
 
+def folders(tmp_path, *known):
+    return [path for path in tmp_path.iterdir() if path.name != ".run" and path not in known]
+
+
+def test_the_application_gets_the_cpus_that_the_generator_leaves(world, tmp_path):
+    run(WORKERS="1 2")
+    limits = results.read(only_folder(tmp_path), "X").limits
+    assert (limits.cpus, limits.chosen, world.target.cpus) == (0.7, True, 0.7)
+
+
+def test_a_limit_that_is_set_is_kept(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(limit, "find", lambda *_: pytest.fail("nobody asked for one"))
+    monkeypatch.setenv("CPUS", "0")
+    run(WORKERS="1 2")
+    limits = results.read(only_folder(tmp_path), "X").limits
+    assert (limits.cpus, limits.chosen) == (1.0, False)
+
+
+def test_a_baseline_gives_its_limit(world, tmp_path, monkeypatch):
+    run(WORKERS="1 2")
+    (old,) = folders(tmp_path)
+    old = old.rename(tmp_path / "old")
+    monkeypatch.setattr(limit, "find", lambda *_: 0.5)
+    assert run(WORKERS="1 2", BASELINE=str(old)) == 0
+    (new,) = folders(tmp_path, old)
+    found = results.read(new, "X")
+    assert (found.limits.cpus, found.baseline.comparable) == (0.7, True)
+
+
+def test_resuming_keeps_the_limit_that_was_chosen(world, tmp_path, monkeypatch):
+    world.interrupt_at = 3
+    run(WORKERS="1 2")
+    world.interrupt_at, world.target.cpus = None, 0
+    monkeypatch.setattr(limit, "find", lambda *_: 0.5)
+    folder = only_folder(tmp_path)
+    assert run(RESUME=str(folder)) == 0
+    assert results.read(folder, "X").limits.cpus == world.target.cpus == 0.7
+
+
+def test_a_baseline_of_fewer_workers_does_not_set_the_load(world, tmp_path, monkeypatch):
+    run(WORKERS="1 2")
+    (old,) = folders(tmp_path)
+    old = old.rename(tmp_path / "old")
+    monkeypatch.setattr(pilot, "sweep", lambda *_: Pilot(workers=20, users={256: 1.0}, chosen=256, rising=False))
+    run(WORKERS="1 20", BASELINE=str(old))
+    (new,) = folders(tmp_path, old)
+    found = results.read(new, "X")
+    assert found.pilot.chosen == 256
+    assert found.baseline.differences == ["users of the closed loop: 64 then, 256 now"]
+
+
+def test_less_under_the_objective_is_a_regression_too(world, tmp_path, monkeypatch):
+    run(MODE="full", WORKERS="1 2")
+    (old,) = folders(tmp_path)
+    old = old.rename(tmp_path / "old")
+    measured = world.run
+
+    def slower_in_the_open_loop(target, step, its, progress):
+        made = measured(target, step, its, progress)
+        if step.offered and step.offered > 0.7 * max(results.read(old, "X").rates):
+            made.percentiles["99"] = 1000.0
+        return made
+
+    monkeypatch.setattr(measure, "run", slower_in_the_open_loop)
+    assert run(MODE="full", WORKERS="1 2", BASELINE=str(old)) == 1
+    (new,) = folders(tmp_path, old)
+    changes = results.read(new, "X").baseline.changes
+    assert {(one.workers, one.under_objective) for one in changes if one.regression} >= {(2, True)}
+    assert not [one for one in changes if one.regression and not one.under_objective]
+    assert "within 100 ms" in (new / "summary.md").read_text()
+
+
+def test_two_at_once_are_refused(world):
+    with cli._alone(), pytest.raises(CommandError, match="another load test runs here") as caught:
+        run(WORKERS="1 2")
+    assert caught.value.status == 2
+    assert run(WORKERS="1 2") == 0
+
+
+def test_the_command_to_repeat_it_has_the_shells_settings(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("APP_MODULE", "app.main:app")
+    run(WORKERS="1 2")
+    (command,) = results.read(only_folder(tmp_path), "X").setup.commands
+    assert command == "make loadtest WORKERS='1 2' SEED=1 APP_MODULE=app.main:app CPUS=0.7"
+
+
+def test_resuming_with_another_application_is_refused(world, tmp_path, monkeypatch):
+    world.interrupt_at = 3
+    run(WORKERS="1 2")
+    folder = only_folder(tmp_path)
+    monkeypatch.setenv("APP_MODULE", "app.other:app")
+    with pytest.raises(CommandError, match=r"the application \(APP_MODULE") as caught:
+        run(RESUME=str(folder))
+    assert caught.value.status == 2
+
+
+def test_resuming_without_the_baseline_that_is_gone(world, tmp_path):
+    run(WORKERS="1 2")
+    (old,) = folders(tmp_path)
+    old = old.rename(tmp_path / "old")
+    world.interrupt_at = world.runs + 3
+    run(WORKERS="1 2", BASELINE=str(old))
+    (folder,) = folders(tmp_path, old)
+    old.rename(tmp_path / ".run" / "gone")
+    world.interrupt_at = None
+    assert run(RESUME=str(folder)) == 0
+
+
+def test_what_production_has_is_what_there_is_now(world, tmp_path, monkeypatch):
+    resolve = experiment.resolve
+    monkeypatch.setattr(experiment, "resolve", lambda name: resolve(name, {**os.environ, "MAX_WORKERS": "2"}))
+    run(WORKERS="1 2")
+    setup = results.read(only_folder(tmp_path), "X").setup
+    assert (setup.current, setup.current_is_set) == (2, True)
+
+
 def test_resuming_repeats_what_did_not_count(world, tmp_path):
     world.spoil = "host"
     assert run(WORKERS="1 2") == 3
@@ -254,7 +375,8 @@ def test_resuming_repeats_what_did_not_count(world, tmp_path):
     assert [run.state for run in whole.runs] == ["invalid"] * 6 + ["valid"] * 6
 
 
-def test_resuming_with_other_limits_is_refused(world, tmp_path):
+def test_resuming_with_other_limits_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("CPUS", "1")
     world.interrupt_at = 3
     run(WORKERS="1 2")
     folder = only_folder(tmp_path)
@@ -301,7 +423,7 @@ def test_full_mode_offers_rates(world, tmp_path):
     latency = [run for run in found.runs if run.phase == "latency"]
     assert len(latency) == 5 * 2 * len(schedule.LADDER)
     # One start for all rates of a visit.
-    assert len(world.target.started) == 2 + 5 * 2 + 5 * 2
+    assert len(world.target.started) == 3 + 5 * 2 + 5 * 2
 
 
 def test_report_can_be_written_anew(world, tmp_path):

@@ -127,6 +127,27 @@ def test_memory_above_four_fifths_of_the_limit_excludes():
     assert decide(Evidence(capacity, memory={1: 300 * MIB, 4: 700 * MIB}, memory_limit=1000 * MIB)).workers == 4
 
 
+def test_a_good_count_that_is_throttled_where_a_slower_one_is_not_is_no_answer():
+    verdict = decide(Evidence({1: near(500), 2: near(1000)}, throttled={1: 0.01, 2: 0.6}))
+    assert verdict.kind == "cannot_recommend"
+    assert "2 in 60 % of the periods" in verdict.reason
+    assert "CPUS" in verdict.next_step
+
+
+def test_throttling_is_no_reason_to_keep_a_count_that_cannot_be_told_apart():
+    capacity = {1: near(1000), 3: rounds(930, 1020, 950, 1050, 940)}
+    assert decide(Evidence(capacity, current=3)).workers == 3
+    verdict = decide(Evidence(capacity, current=3, throttled={1: 0.0, 3: 0.5}))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 1)
+    assert any("3 in 50 %" in note for note in verdict.notes)
+
+
+def test_a_count_that_fails_does_not_hide_that_the_others_scatter():
+    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
+    assert decide(Evidence(capacity)).kind == "cannot_recommend"
+    assert decide(Evidence(capacity, failed={13: "it did not start"})).kind == "cannot_recommend"
+
+
 def test_throttling_excludes_unless_all_are_throttled():
     capacity = {1: near(1000), 2: near(1001), 3: near(500)}
     assert decide(Evidence(capacity, throttled={1: 0.2, 2: 0.01})).workers == 2
@@ -146,9 +167,12 @@ def test_spoiled_counts_leave_no_answer():
 
 
 def test_counts_that_fail_are_beaten_by_those_that_work():
-    verdict = decide(Evidence({1: near(1000), 2: near(1001)}, current=8, failed={8: "out of memory"}))
-    assert (verdict.kind, verdict.workers) == ("recommend", 1)
+    failed = {8: "out of memory"}
+    verdict = decide(Evidence({1: near(1000), 2: near(1001)}, current=8, failed=failed))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 1)
     assert "8 workers did not work: out of memory" in verdict.notes
+    only = decide(Evidence({2: near(1000)}, failed=failed))
+    assert (only.kind, only.workers) == ("recommend", 2)
 
 
 def test_nothing_or_one_thing_cannot_be_compared():

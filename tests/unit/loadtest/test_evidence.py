@@ -71,7 +71,11 @@ def test_too_short_a_run_says_nothing_against_its_count():
 
 def test_the_limit_that_an_answer_holds_for_is_said():
     made = made_up.results(mode="quick", workers=(1, 2))
-    assert any("limited to 2 CPUs" in note for note in evidence.verdict(made).notes)
+    said = evidence.verdict(made)
+    assert said.reason.startswith("with 2 CPUs the most throughput")
+    assert any("had 2 CPUs; for another limit" in note for note in said.notes)
+    made.limits.chosen = True
+    assert any("more would have made the load generator the limit" in note for note in evidence.verdict(made).notes)
     made.limits.cpus = None
     assert not evidence.verdict(made).notes
 
@@ -80,6 +84,47 @@ def test_an_objective_that_nobody_keeps():
     verdict = evidence.verdict(made_up.results(slo_p99_ms=1.0))
     assert verdict.kind == "cannot_recommend"
     assert "p99 was above 1 ms" in verdict.reason
+
+
+def over_the_objective(made, workers, rounds):
+    """Have all rates of these rounds break it."""
+    for run in made.runs:
+        if run.workers == workers and run.phase == "latency" and run.round in rounds:
+            run.percentiles["99"] = 10 * made.setup.slo_p99_ms
+
+
+def test_rounds_in_which_no_rate_was_kept_are_not_left_out():
+    made = made_up.results(workers=(1, 2))
+    assert evidence.verdict(made).workers == 2
+    over_the_objective(made, 2, (0, 1))
+    gathered = evidence.gather(made)
+    assert [gathered.capacity[2][number] for number in (0, 1)] == [min(made.rates)] * 2
+    assert evidence.verdict(made).workers != 2, "its three good rounds do not speak for it alone"
+
+
+def test_a_count_that_keeps_no_rate_in_most_rounds_did_not_work():
+    made = made_up.results(workers=(1, 2))
+    over_the_objective(made, 2, (0, 1, 2))
+    assert set(evidence.gather(made).failed) == {2}
+
+
+def test_one_round_in_which_no_rate_was_kept_is_no_proof():
+    made = made_up.results(workers=(1, 2))
+    over_the_objective(made, 2, (0,))
+    for run in made.runs:
+        if run.workers == 2 and run.round > 0:
+            spoil(run, "generator", "the load generator's CPU was 99 % busy")
+    verdict = evidence.verdict(made)
+    assert verdict.kind == "cannot_recommend"
+    assert "2 workers" in verdict.reason
+
+
+def test_the_rate_that_a_target_elsewhere_keeps_is_said():
+    made = made_up.results(workers=(), target="url")
+    reason = evidence.verdict(made).reason
+    assert " within 50 ms;" in reason
+    over_the_objective(made, None, range(5))
+    assert "p99 was above 50 ms" in evidence.verdict(made).reason
 
 
 def test_an_interrupted_experiment_decides_on_what_it_has():

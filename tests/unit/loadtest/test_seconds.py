@@ -19,7 +19,7 @@ def a_second(second, answers, generator="a", milliseconds=5.0, failed=None, **ot
         "lag_p99_ms": 2.0,
         "lag_max_ms": 3.0,
         "sent": 0,
-        "late_p99_ms": 0.0,
+        "late": "",
         "dropped": 0,
         "routes": {"GET /": route},
         **other,
@@ -52,6 +52,20 @@ def test_seconds_count_when_all_generators_have_reported():
     records = [a_second(1, 1), a_second(1, 1, "b"), a_second(2, 1)]
     assert seconds.complete(records, 2) == [1]
     assert seconds.complete(records, 1) == [1, 2]
+
+
+def test_one_second_of_late_arrivals_is_not_lost_among_the_others():
+    def late(count, milliseconds):
+        delays = histogram()
+        for _ in range(count):
+            record(delays, milliseconds / 1000)
+        return delays.encode().decode()
+
+    punctual = [a_second(second, 100, late=late(100, 1)) for second in range(1, 10)]
+    hiccup = a_second(10, 100, late=late(20, 200))
+    assert seconds.measured([*punctual, a_second(10, 100, late=late(100, 1))], 1, 10).generator.late_p99_ms < 2
+    assert seconds.measured([*punctual, hiccup], 1, 10).generator.late_p99_ms > 150
+    assert seconds.measured([a_second(1, 100)], 1, 1).generator.late_p99_ms == 0
 
 
 def test_failures_are_no_answers():

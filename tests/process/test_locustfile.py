@@ -1,0 +1,135 @@
+"""The scenario itself: a real Locust, and a server that knows when each request came."""
+
+import contextlib
+import itertools
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
+
+from loadtest import generator, seconds
+from loadtest.fleet import Local
+from stack import ROOT
+from tests.chaos.load import until
+
+RATE = 200  # requests/s
+LENGTH = 6  # s
+
+
+class App:
+    """timed_app.py on a port of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.journal = folder / "journal"
+        command = [sys.executable, str(Path(__file__).with_name("timed_app.py")), str(self.port), str(self.journal)]
+        self.process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
+        until(self._listens, 20, "the app listens")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def arrivals(self) -> list[float]:
+        """When requests came, s."""
+        return [float(line) for line in self.journal.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def running(folder: Path, *options: str) -> Iterator[App]:
+    app = App(folder, *options)
+    try:
+        yield app
+    finally:
+        app.process.kill()
+        app.process.wait()
+
+
+def measured(app: App, rate: float, length: int, event: Callable[[], None] = lambda: None) -> seconds.Load:
+    """Offer `rate` for `length` seconds, let `event` happen in the third of them; give what came of it."""
+    pending = [event]
+    with generator.running(generator.Demand(app.url, "1", rate=rate), Local()) as stream:
+
+        def tick() -> None:
+            if pending and len(stream.seconds) >= 2:
+                pending.pop()()
+
+        stream.wait_for(lambda done: len(done) > length, generator.BOOT_DEADLINE, tick)
+        done = stream.seconds[1:]  # the first one is cut
+        return seconds.measured(stream.records, done[0], done[-1])
+
+
+def slowest_twentieth(load: seconds.Load) -> float:
+    return float(load.latencies.get_value_at_percentile(95)) / 1e6
+
+
+def test_requests_of_the_open_loop_come_at_random_at_the_rate_that_is_offered(tmp_path: Path) -> None:
+    with running(tmp_path) as app:
+        load = measured(app, RATE, LENGTH)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
+    # The spread of exponential gaps is their mean.
+    assert statistics.stdev(gaps) / statistics.fmean(gaps) == pytest.approx(1, abs=0.3)
+    assert load.throughput == pytest.approx(RATE, rel=0.2)
+    assert load.generator.sent == pytest.approx(RATE * LENGTH, rel=0.2)
+    assert not load.failed
+    assert not load.generator.dropped
+    assert set(load.routes) == {"GET /", "GET /items/[item_id]"}
+
+
+def test_whoever_comes_while_the_server_stands_still_waits(tmp_path: Path) -> None:
+    with running(tmp_path) as app:
+        load = measured(app, RATE, LENGTH, lambda: app.process.send_signal(signal.SIGUSR1))
+    # A sixth of all came in that second; a closed loop would have sent one request, and waited.
+    assert slowest_twentieth(load) > 0.3
+    assert load.generator.late_p99_ms < 300
+
+
+def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
+    def hold_generators() -> None:
+        held = [one for one in psutil.Process().children(recursive=True) if "locust" in one.cmdline()]
+        for one in held:
+            one.suspend()
+        time.sleep(1)
+        for one in held:
+            one.resume()
+
+    with running(tmp_path) as app:
+        load = measured(app, RATE, LENGTH, hold_generators)
+    assert load.generator.late_p99_ms > 300
+    assert slowest_twentieth(load) > 0.3, "although the server answered at once"
+
+
+def test_arrivals_beyond_what_may_be_in_flight_are_counted(tmp_path: Path) -> None:
+    with running(tmp_path, "mute") as app:
+        # No answer, no failure: the stream would not know that anything has begun.
+        with generator.running(generator.Demand(app.url, "1", rate=1000), Local()) as stream:
+            until(
+                lambda: stream.refresh() or sum(one["dropped"] for one in stream.records) > 100, 20, "some are dropped"
+            )
+        assert len(app.arrivals) <= 1000 * 1.2
+
+
+def test_it_works_alone(tmp_path: Path) -> None:
+    with running(tmp_path) as app:
+        command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
+        done = subprocess.run(
+            [*command, "-u", "4", "-t", "2s"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert "/items/[item_id]" in done.stderr + done.stdout
+    assert len(app.arrivals) > 20

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ class Silent:
     def stage(self, text):
         pass
 
-    def plan(self, steps, seconds):
+    def plan(self, runs, seconds):
         pass
 
     def begin(self, step):
@@ -153,8 +154,9 @@ def has_begun(process):
     return False
 
 
-def test_interrupted_experiment_leaves_a_usable_result():
-    environ = {**os.environ, "TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
+def test_interrupted_experiment_leaves_a_usable_result_that_can_be_resumed():
+    environ = {**os.environ, "CPUS": "0.3"}
+    environ |= {"TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
     process = subprocess.Popen(
         # A shell's background jobs ignore SIGINT, and what they start inherits that: then these tests, too.
         ["env", "--default-signal=INT", sys.executable, "-m", "loadtest"],
@@ -182,7 +184,16 @@ def test_interrupted_experiment_leaves_a_usable_result():
         assert "RESUME=" in rest
         assert all(path.stat().st_size for path in written)
         assert not [child for child in children if runs(child)]
+
+        resumed = {**os.environ, "CPUS": "0.3", "RESUME": str(written[0].parent)}
+        done = subprocess.run(
+            [sys.executable, "-m", "loadtest"], cwd=ROOT, env=resumed, capture_output=True, text=True, check=False
+        )
+        assert done.returncode in (0, 3), done.stdout + done.stderr
+        whole = json.loads((written[0].parent / "results.json").read_text())
+        assert whole["state"] == "complete"
+        assert whole["runs"][0] == found["runs"][0]
+        counting = {(run["round"], run["workers"]) for run in whole["runs"]}
+        assert counting == {(number, workers) for number in range(3) for workers in (1, 2)}
     finally:
-        for path in written:
-            path.unlink()
-        written[0].parent.rmdir()
+        shutil.rmtree(written[0].parent)

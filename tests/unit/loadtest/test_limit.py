@@ -12,16 +12,16 @@ from loadtest import machine
 from loadtest.limit import GENERATOR, SPARE, STEPS, Cost, fair
 from stack.environment import resolve
 
-LIGHT = Cost(application=70e-6, proxy=30e-6, generator=170e-6)
+LIGHT = Cost(application=115e-6, proxy=27e-6, generator=130e-6)
 HEAVY = Cost(application=5e-3, proxy=50e-6, generator=200e-6)
 
 
 @pytest.mark.parametrize(
     ("cost", "cpus", "generators", "expected"),
     [
-        (LIGHT, 2, 1, 0.2),  # one generator is the limit
-        (LIGHT, 64, 1, 0.2),
-        (LIGHT, 8, 6, 1.5),
+        (LIGHT, 2, 1, 0.3),  # one generator is the limit
+        (LIGHT, 64, 1, 0.3),
+        (LIGHT, 8, 6, 2.0),
         (HEAVY, 2, 1, 1.5),  # the machine is
         (HEAVY, 8, 1, 6.0),
         (Cost(1e-6, 1e-6, 1.0), 2, 1, STEPS[0]),

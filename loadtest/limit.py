@@ -9,8 +9,8 @@ from loadtest.targets import Target
 # Coarse, so that two experiments on one machine choose the same, and can be compared.
 STEPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 SPARE = 0.85  # of all CPUs, for application, nginx and generators; the rest is the machine's and the engine's
-# Of a CPU for each generator, by what a request of the closed loop costs. One of the open loop costs half as much again,
-# and a generator that is busier than validity.BUSY is late.
+# Of a CPU for each generator, by what a request of the closed loop costs it. One of the open loop costs half as much
+# again, and a generator that is busier than validity.BUSY sends late.
 GENERATOR = 0.45
 USERS = 64  # for each generator
 SECONDS = 3

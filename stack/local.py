@@ -186,6 +186,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
+        "HOST_ADDRESSES": "127.0.0.1 ::1",
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
     return {**environment.values, **ours}

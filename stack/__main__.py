@@ -120,8 +120,8 @@ def deploy(profile: Profile = "") -> None:
     """Build and start new replicas beside the old ones, then stop those."""
     chosen = _current(profile)
     if local.running():
-        local.require_nginx(chosen)
         check_env.require(chosen, importing=True)
+        local.require_nginx(chosen)
         rollout.replace(local.Processes(chosen))
     else:
         _require_engine()
@@ -135,10 +135,15 @@ def scale(count: Annotated[int, typer.Argument(min=1, max=REPLICAS_MAX, metavar=
     """Run N replicas of the application."""
     chosen = _current(profile)
     replicas = _replicas(chosen)
-    if local.running():
-        local.require_nginx(chosen)
-    elif not replicas.running():
+    running = len(replicas.running())
+    if not running:
         raise CommandError("nothing runs: make up")
+    if count > running:  # new ones get the settings of now
+        if local.running():
+            check_env.require(chosen, importing=True)
+            local.require_nginx(chosen)
+        else:
+            containers.require_nginx(containers.checked(chosen, building=False))
     rollout.scale(replicas, count)
     say(f"replicas: {', '.join(replicas.running())}")
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from server.settings import Settings
@@ -20,10 +20,14 @@ NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets
 
 def url(environment: Environment) -> str:
     """Give the address at which the stack answers."""
-    host = environment.values.get("HTTP_HOST") or "127.0.0.1"
+    host = environment.values.get("HTTP_HOST") or Settings.model_fields["http_host"].default
     # "Every address" is not one to open.
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
-    return f"http://{host}:{environment.values.get('HTTP_PORT') or '8080'}/"
+    return f"http://{host}:{_port(environment)}/"
+
+
+def _port(environment: Environment) -> str:
+    return environment.values.get("HTTP_PORT") or str(Settings.model_fields["http_port"].default)
 
 
 def checked(environment: Environment, *, building: bool = True) -> Compose:
@@ -68,8 +72,9 @@ def why(compose: Compose, complaint: str) -> CommandError:
         if container.service == "check" and container.exit_code == REFUSED:
             return CommandError(*_log(container.id), status=REFUSED)
     if "address already in use" in complaint or "port is already allocated" in complaint:
-        port = compose.environment.values.get("HTTP_PORT") or Settings.model_fields["http_port"].default
-        return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
+        return CommandError(
+            f"HTTP_PORT={_port(compose.environment)}: is in use already; allowed: a free port", status=REFUSED
+        )
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
@@ -100,18 +105,23 @@ def down(environment: Environment) -> None:
 
 def deploy(compose: Compose) -> None:
     """Replace the app's containers by ones of a new image and with the settings of now."""
-    if changed := _nginx_timers(compose):
-        raise CommandError(
-            f"{', '.join(changed)}: nginx would have to change with the app, and replacing it refuses connections for "
-            "about a second; nothing is changed. With that second: make up",
-            status=REFUSED,
-        )
+    require_nginx(compose)
     build(compose)
     _run_check(compose)
     rollout.replace(Containers(compose))
     if _nginx_is_old(compose):
-        say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, which")
-        say("refuses connections for about a second")
+        say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
+        say("connections until running requests and idle clients are over")
+
+
+def require_nginx(compose: Compose) -> None:
+    """Raise CommandError where the nginx that runs does not fit the present settings, which new replicas will have."""
+    if changed := _nginx_timers(compose):
+        raise CommandError(
+            f"{', '.join(changed)}: nginx would have to change with the app: `make up` replaces both, and refuses "
+            "connections until running requests and idle clients are over; nothing is changed",
+            status=REFUSED,
+        )
 
 
 def _run_check(compose: Compose) -> None:
@@ -125,8 +135,7 @@ def _nginx_timers(compose: Compose) -> list[str]:
     """Name the settings of the running nginx that must fit the app's and would not any more."""
     wanted = compose.configuration()["services"]["nginx"]["environment"]
     for proxy in compose.containers("nginx"):
-        words = [word.partition("=") for word in docker.inspect(proxy.name)["Config"]["Env"]]
-        there = {name: value for name, _, value in words}
+        there = docker.environ(proxy.name)
         return [
             name for name in ("BIND", "KEEP_ALIVE", "GRACEFUL_TIMEOUT") if (wanted[name] or "") != there.get(name, "")
         ]
@@ -201,6 +210,10 @@ class Containers(rollout.Replicas):
         proxies = [it for it in self.compose.containers("nginx") if it.state == "running"]
         hostname = docker.inspect(name)["Config"]["Hostname"]
         return all(f"/{hostname}.sock" in docker.output("exec", it.id, "cat", NGINX_IN_USE) for it in proxies)
+
+    @override
+    def environ(self, name: str) -> Mapping[str, str]:
+        return docker.environ(name)
 
     @override
     def workers(self, name: str) -> set[int]:

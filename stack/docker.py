@@ -58,6 +58,12 @@ def inspect(name: str) -> dict[str, Any]:
     return found[0]
 
 
+def environ(name: str) -> dict[str, str]:
+    """Give the environment that a container was made with."""
+    words = [word.partition("=") for word in inspect(name)["Config"]["Env"]]
+    return {key: value for key, _, value in words}
+
+
 def has_image(name: str) -> bool:
     """Tell whether the engine has the image `name` already."""
     return _run("docker", "image", "inspect", name).returncode == 0

@@ -95,17 +95,21 @@ class Processes(rollout.Replicas):
         return in_use.is_file() and self.address(name).removeprefix("unix:") in in_use.read_text().split()
 
     @override
+    def environ(self, name: str) -> Mapping[str, str]:
+        (replica,) = process.found(name)
+        return replica.environ()
+
+    @override
     def workers(self, name: str) -> set[int]:
         return {pid for replica in process.found(name) for pid in replica.members() if pid != replica.pid}
 
     @override
     def reload_fault(self, name: str) -> str | None:
         # With the replica's own environment: that is what its new workers get.
-        (replica,) = process.found(name)
         done = subprocess.run(
             [sys.executable, "-c", rollout.RELOAD_CHECK],
             cwd=ROOT,
-            env=replica.environ(),
+            env=self.environ(name),
             check=False,
             capture_output=True,
             text=True,
@@ -161,7 +165,8 @@ def up(environment: Environment) -> None:
         if _has_nginx():
             _start_nginx(environment)
         else:
-            say("nginx is not installed: Gunicorn answers by itself, without limits and access log at the edge")
+            say("nginx is not installed: Gunicorn answers by itself, without access log at the edge; nginx's settings")
+            say("(TRUSTED_PROXIES, RATE_LIMIT …) have no effect")
         rollout.add(Processes(environment), 1)
     except BaseException:
         down(environment)
@@ -169,14 +174,15 @@ def up(environment: Environment) -> None:
 
 
 def require_nginx(environment: Environment) -> None:
-    """Raise CommandError where no nginx runs with the present settings, which replacing the app behind it needs."""
+    """Raise CommandError where no nginx runs with the present settings, which new replicas behind it need."""
     if not process.found("app-*"):
         raise CommandError("nothing runs: make up")
     if not process.found("nginx"):
         raise CommandError("without nginx in front the app can only be stopped and started: make up")
     if not _same_nginx(environment):
         raise CommandError(
-            "nginx's settings changed too, and replacing it refuses connections for about a second: make up"
+            "nginx's settings changed too: `make up` ends all, refuses connections until running requests and idle "
+            "clients are over, and starts anew; nothing is changed"
         )
 
 
@@ -186,6 +192,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
+        "HOST_ADDRESSES": "127.0.0.1 ::1",
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
     return {**environment.values, **ours}

@@ -4,14 +4,15 @@ The same for containers and for local processes, which differ in what `Replicas`
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
+
+from server.settings import Settings
 
 from stack import process
 from stack.console import REFUSED, CommandError, say
 
 READY_DEADLINE = 180  # s; an application that is not ready by then is taken for broken
-RENEWED_DEADLINE = 300  # s; the start of the new workers, and GRACEFUL_TIMEOUT for what the old ones still do
 POLL = 0.2  # s; each look runs a docker command or two
 LISTED_DEADLINE = 15  # s; nginx looks once a second
 
@@ -48,6 +49,9 @@ class Replicas(Protocol):
 
     def listed(self, name: str) -> bool:
         """Whether nginx sends it requests."""
+
+    def environ(self, name: str) -> Mapping[str, str]:
+        """Give the environment it was started with."""
 
     def workers(self, name: str) -> set[int]:
         """Ids of its worker processes."""
@@ -109,6 +113,8 @@ def reload(replicas: Replicas) -> None:
 
 
 def _renew(replicas: Replicas, name: str) -> None:
+    # The new workers start, then the old ones finish what they do.
+    deadline = READY_DEADLINE + _graceful_timeout(replicas.environ(name))
     before = replicas.workers(name)
     replicas.hang_up(name)
     tried = False
@@ -124,10 +130,12 @@ def _renew(replicas: Replicas, name: str) -> None:
         # An old one leaves only when a new one serves.
         return bool(now - before) and not now & before
 
-    if not _wait(renewed, RENEWED_DEADLINE):
-        raise CommandError(
-            *replicas.log(name), f"{name} still has old workers after {RENEWED_DEADLINE} s: its log is above"
-        )
+    if not _wait(renewed, deadline):
+        raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline} s: its log is above")
+
+
+def _graceful_timeout(environ: Mapping[str, str]) -> int:
+    return int(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
 
 
 def _wait(condition: Callable[[], object], seconds: float) -> bool:

@@ -163,7 +163,15 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
     if "client_keep_alive" in s.model_fields_set and s.client_keep_alive >= s.graceful_timeout:
         yield (
             f"CLIENT_KEEP_ALIVE={s.client_keep_alive}: a stop would cut off idle clients after "
-            f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}"
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}, "
+            "or a higher GRACEFUL_TIMEOUT"
+        )
+    # Without BIND Compose binds a socket.
+    unix = s.address.startswith("unix:") or (compose and not s.bind)
+    if unix and s.forwarded_allow_ips not in (None, "*"):
+        yield (
+            f"FORWARDED_ALLOW_IPS={s.forwarded_allow_ips}: a unix socket's peer has no address, so nobody would be "
+            "believed; allowed: *, and for proxies in front of nginx TRUSTED_PROXIES"
         )
     if s.max_requests_jitter and not s.max_requests:
         yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"

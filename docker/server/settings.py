@@ -87,10 +87,13 @@ def _networks(value: str) -> str:
 
 
 def _proxies(value: str) -> str:
-    # As strict as nginx, which takes no netmask in full and no zone.
-    if not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]+)?( *, *[0-9a-fA-F.:]+(/[0-9]+)?)*", value):
-        raise ValueError("not a list of addresses")
-    return _networks(value)
+    for item in (item.strip(" ") for item in value.split(",")):
+        if item != "host":
+            # As strict as nginx, which takes no netmask in full and no zone.
+            if not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]+)?", item):
+                raise ValueError("not a list of addresses")
+            ipaddress.ip_network(item)
+    return value
 
 
 def _worker_memory(value: str) -> str:
@@ -208,7 +211,8 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] | None = _setting(
         "application",
         None,
-        "Peers whose `X-Forwarded-*` is believed; unset: everybody on a unix socket, else 127.0.0.1",
+        "Who connects to the app itself (nginx) and is believed about `X-Forwarded-*`; unset: everybody on a unix "
+        "socket, else 127.0.0.1. For proxies in front of nginx: `TRUSTED_PROXIES`",
         "addresses or networks separated by commas, or *",
     )
     log_format: Literal["text", "json"] = _setting(
@@ -235,9 +239,9 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = _setting(
         "nginx",
         None,
-        "Proxies in front (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` are "
-        "believed; unset: nobody's",
-        "addresses or networks separated by commas",
+        "Proxies in front of nginx (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` "
+        "are believed; `host`: this machine; unset: nobody's",
+        "addresses, networks or host, separated by commas",
     )
     client_keep_alive: Whole = _setting(
         "nginx",
@@ -318,14 +322,14 @@ class Settings(BaseSettings):
     @property
     def trusted_peers(self) -> str:
         """Peers whose forwarded headers count, for Gunicorn's `forwarded_allow_ips`."""
-        # A unix socket's peer has no address; who may open the socket is trusted (facts: uvicorn's `*`).
+        # A unix socket's peer has no address, so Uvicorn believes all or nobody; who may open the socket is trusted.
         return self.forwarded_allow_ips or ("*" if self.address.startswith("unix:") else "127.0.0.1")
 
     @property
     def upstream_keep_alive(self) -> float:
         """Seconds for which nginx keeps idle connections to the app: below `KEEP_ALIVE`, at most 3.
 
-        nginx/entrypoint derives the same, so that nginx always closes first; docs/operations.md has the reasons.
+        nginx/entrypoint.d/20-derive.sh has the same, so that nginx always closes first: see docs/operations.md.
         """
         return min(0.6 * self.keep_alive, 3.0)
 

@@ -6,6 +6,7 @@
 : "${NGINX_TEMP_DIR:=}"          # where bodies of requests wait, on a disk: they would fill the memory; in it by default
 : "${NGINX_LISTEN:=8080}"        # port or address:port; where that is published is Compose's affair
 : "${APP_HOST:=app}"             # the app's name where BIND is host:port; its sockets need none
+: "${HOST_ADDRESSES:=}"          # what `host` in TRUSTED_PROXIES stands for; empty: the default gateway, as in a container
 [ -n "${BIND:-}" ] || BIND='unix:/run/app/{hostname}.sock'
 : "${KEEP_ALIVE:=5}" "${GRACEFUL_TIMEOUT:=120}" "${LOG_LEVEL:=info}" "${SERVER_NAME:=}" "${TRUSTED_PROXIES:=}" "${CLIENT_KEEP_ALIVE:=15}"
 : "${CLIENT_MAX_BODY_SIZE:=10m}" "${CONNECTION_LIMIT:=512}" "${CONCURRENCY_LIMIT:=1024}" "${RATE_LIMIT:=0}" "${RATE_LIMIT_BURST:=}"
@@ -49,9 +50,13 @@ case $SERVER_NAME in
     *[!A-Za-z0-9.*\ -]*) fault SERVER_NAME "host names separated by spaces" ;;
 esac
 
-case $TRUSTED_PROXIES in # nginx says what is wrong with one that has the right characters
-    *[!0-9a-fA-F.:/,\ ]*) fault TRUSTED_PROXIES "addresses or networks separated by commas" ;;
-esac
+TRUSTED=$(printf %s "$TRUSTED_PROXIES" | tr , ' ')
+for PROXY in $TRUSTED; do
+    case $PROXY in # nginx says what is wrong with one that has the right characters
+        host) ;;
+        *[!0-9a-fA-F.:/]*) fault TRUSTED_PROXIES "addresses, networks or host, separated by commas"; break ;;
+    esac
+done
 
 BIND_MAY='unix:/folder/{hostname}.sock or host:port'
 case $BIND in

@@ -45,9 +45,20 @@ CONNECTIONS=$((NOFILE / 2))
 
 # --- Names and levels.
 SERVER_NAMES=${SERVER_NAME:-_} # _: the name of nobody, so that the server is the default one
+gateway() { # of the default route; the kernel's 010011AC is 172.17.0.1
+    HEX=$(awk '$2 $8 == "0000000000000000" && $3 != "00000000" { print $3; exit }' /proc/net/route)
+    [ -z "$HEX" ] || echo $((0x$HEX & 255)).$((0x$HEX >> 8 & 255)).$((0x$HEX >> 16 & 255)).$((0x$HEX >> 24))
+}
 REAL_IP_FROM='' PROXIES=''
-for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
-    REAL_IP_FROM="$REAL_IP_FROM set_real_ip_from $PROXY;" PROXIES="$PROXIES $PROXY 1;"
+for PROXY in $TRUSTED; do
+    if [ "$PROXY" = host ]; then
+        # Docker lets its own machine's clients appear as the gateway of the container's network.
+        PROXY=${HOST_ADDRESSES:-$(gateway)}
+        [ -n "$PROXY" ] || { fault TRUSTED_PROXIES "addresses: host is the default gateway, and there is none"; exit 2; }
+    fi
+    for ADDRESS in $PROXY; do
+        REAL_IP_FROM="$REAL_IP_FROM set_real_ip_from $ADDRESS;" PROXIES="$PROXIES $ADDRESS 1;"
+    done
 done
 [ -n "$RATE_LIMIT_BURST" ] || RATE_LIMIT_BURST=$((RATE_LIMIT * 2))
 BURST="burst=$RATE_LIMIT_BURST nodelay"

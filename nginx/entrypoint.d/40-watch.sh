@@ -48,6 +48,9 @@ look() { # sets FOUND to the sockets to use now
 }
 
 use() { # SOCKET...: shares the slots out among them, in turn
+    # More than there are slots: the newest, as a deploy of many replicas is about to stop the others.
+    # shellcheck disable=SC2012,SC2046 # names without spaces, see look
+    [ $# -le 12 ] || set -- $(ls -t "$@" 2>/dev/null | head -n 12)
     say "app sockets in use: ${*:-none}"
     printf '%s\n' "$@" >"$NGINX_RUN_DIR/in-use.new"
     [ $# -gt 0 ] || set -- "$NGINX_RUN_DIR/no-app.sock" # where nginx itself answers 503

@@ -50,6 +50,15 @@ def test_check_says_each_in_one_line(stack: Stack, settings: dict[str, str], exp
     assert [line.startswith(expected) for line in lines] == [True], lines
 
 
+def test_a_host_that_cannot_be_told(nginx_image: str) -> None:
+    options = ["--rm", "--network=none", "--env=TRUSTED_PROXIES=host"]
+    done = docker("run", *options, nginx_image, "-t", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "nginx: TRUSTED_PROXIES=host: must be addresses: host is the default gateway, and there is none\n"
+    )
+
+
 def test_check_passes_what_is_right(stack: Stack) -> None:
     done = stack.compose("run", "--rm", "--no-deps", "-T", "check")
     assert done.stdout.startswith("settings ok: ")

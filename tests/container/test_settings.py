@@ -20,7 +20,7 @@ from tests.container.project import Stack, docker, until
 ONE = {
     "KEEP_ALIVE": "1", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s", "TIMEOUT": "2", "MAX_WORKERS": "2",
     "BACKLOG": "77", "GUNICORN_CMD_ARGS": "--backlog 78", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
-    "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "FORWARDED_ALLOW_IPS": "192.0.2.1",
+    "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
     "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m",
@@ -28,13 +28,11 @@ ONE = {
 # TCP.
 TWO = {
     **QUICK, "BIND": "0.0.0.0:8181", "WEB_CONCURRENCY": "3", "BACKLOG": "77", "ERROR_LOG": "/tmp/error.log",
-    "MAX_REQUESTS": "10", "MAX_REQUESTS_JITTER": "2",
+    "MAX_REQUESTS": "10", "MAX_REQUESTS_JITTER": "2", "FORWARDED_ALLOW_IPS": "192.0.2.1",
 }  # fmt: skip
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
-    "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20",
-    # Docker's networks are among them: its gateway is who all clients seem to be.
-    "TRUSTED_PROXIES": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
+    "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
 }  # fmt: skip
 ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
 
@@ -81,11 +79,11 @@ def test_every_setting_is_changed_somewhere() -> None:
     ("one", {
         "keepalive": 1, "graceful_timeout": 8, "timeout": 2, "workers": 2, "use_max_workers": 2, "backlog": 78,
         "loglevel": "debug", "log_format": "json", "accesslog": "/tmp/access.log", "preload_app": True,
-        "forwarded_allow_ips": "192.0.2.1", "app_module": "probe:app",
+        "app_module": "probe:app",
     }),
     ("two", {
         "bind": "0.0.0.0:8181", "workers": 3, "backlog": 77, "errorlog": "/tmp/error.log", "max_requests": 10,
-        "max_requests_jitter": 2,
+        "max_requests_jitter": 2, "forwarded_allow_ips": "192.0.2.1",
     }),
     ("three", {"workers": 1, "worker_memory": "60m", "limit_concurrency": 4}),
 ])  # fmt: skip
@@ -169,18 +167,24 @@ def test_stop_grace_period(one: Stack) -> None:
     assert [one.container(service)["Config"]["StopTimeout"] for service in ("app", "nginx")] == [20, 20]
 
 
-def test_forwarded_allow_ips(one: Stack, three: Stack) -> None:
-    assert not one.seen()["client"], "nginx is nobody that is believed"
-    assert three.seen()["client"]
+def gateway(stack: Stack) -> str:
+    """As whom nginx sees clients on this machine."""
+    networks = stack.container("nginx")["NetworkSettings"]["Networks"]
+    return str(networks[f"{stack.name}_default"]["Gateway"])
 
 
-def test_trusted_proxies(three: Stack, two: Stack) -> None:
-    claims = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+def test_forwarded_allow_ips(one: Stack, two: Stack) -> None:
+    assert one.seen()["client"] == gateway(one)
+    networks = two.container("nginx")["NetworkSettings"]["Networks"]
+    assert two.seen()["client"] == networks[f"{two.name}_internal"]["IPAddress"], "nginx is nobody that is believed"
+
+
+def test_trusted_proxies(three: Stack, one: Stack) -> None:
+    claims = {"X-Forwarded-For": "198.51.100.7, 192.0.2.1", "X-Forwarded-Proto": "https"}
     seen = three.seen(headers=claims)
     assert (seen["client"], seen["scheme"]) == ("198.51.100.7", "https")
-    seen = two.seen(headers=claims)
-    assert seen["client"] != "198.51.100.7"
-    assert seen["scheme"] == "http"
+    seen = one.seen(headers=claims)
+    assert (seen["client"], seen["scheme"]) == (gateway(one), "http")
 
 
 def test_max_requests(two: Stack) -> None:

@@ -67,8 +67,8 @@ class Repository:
     def logs(self) -> str:
         return "".join(f"\n--- {file.name}\n{file.read_text()[-2000:]}" for file in self.root.glob(".run/*.log"))
 
-    def get(self, path: str = "/") -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False, timeout=20)
+    def get(self, path: str = "/", **headers: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers=headers, trust_env=False, timeout=20)
 
     def edit(self, old: str, new: str) -> None:
         file = self.root / "app/main.py"
@@ -167,6 +167,14 @@ def test_a_second_up_applies_changes_and_fails_no_request(repository: Repository
         repository.get("/")
     repository.ok("down")
     repository.assert_gone()
+
+
+@needs_nginx
+def test_a_proxy_on_this_machine_speaks_for_its_clients(repository: Repository) -> None:
+    repository.ok("up", TRUSTED_PROXIES="host")
+    repository.get("/", **{"X-Forwarded-For": "198.51.100.7"})
+    repository.ok("down")
+    assert '"client":"198.51.100.7"' in repository.logs()
 
 
 @needs_nginx
@@ -295,9 +303,22 @@ def test_deploy_and_scale_fail_no_request(repository: Repository) -> None:
 @needs_nginx
 def test_a_deploy_that_would_need_another_nginx_is_refused(repository: Repository) -> None:
     repository.ok("up")
-    status, lines = repository.refused("deploy", KEEP_ALIVE="2")
-    assert status
-    assert lines == ["nginx's settings changed too, and replacing it refuses connections for about a second: make up"]
+    for command in (["deploy"], ["scale", "2"]):
+        status, (line,) = repository.refused(*command, KEEP_ALIVE="2")
+        assert status
+        assert line.startswith("nginx's settings changed too: `make up` ends all, refuses connections until ")
+
+
+@needs_nginx
+def test_more_replicas_are_refused_bad_settings_and_fewer_are_not(repository: Repository) -> None:
+    repository.ok("up")
+    repository.ok("scale", "2")
+    bad = {"MAX_WORKERS": "0", "APP_MODULE": "app.nope:app"}
+    for command in (["deploy"], ["scale", "3"]):
+        status, lines = repository.refused(*command, **bad)
+        assert status == 2
+        assert [line.partition("=")[0] for line in lines] == ["MAX_WORKERS", "APP_MODULE"]
+    assert repository.ok("scale", "1", KEEP_ALIVE="2", **bad) == "replicas: app-1\n"
 
 
 @pytest.mark.parametrize("command", [["reload"], ["deploy"], ["scale", "2"], ["ps"], ["logs"]])
@@ -322,7 +343,9 @@ def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path, name: 
 
 def test_without_nginx_gunicorn_answers_at_the_same_address(repository: Repository) -> None:
     repository.nginx = False
-    assert "nginx is not installed: Gunicorn answers by itself" in repository.ok("up")
+    said = repository.ok("up", TRUSTED_PROXIES="host")
+    assert "nginx is not installed: Gunicorn answers by itself" in said
+    assert "have no effect" in said
     assert_serves(repository)
     assert repository.get("/").headers.get("server") is None
     repository.edit(LINE, 'return {"Hello": "again"}')

@@ -100,6 +100,16 @@ def test_trusted_proxy_that_tells_nothing(proxied: Nginx) -> None:
     assert (seen["x-forwarded-for"], seen["x-forwarded-proto"]) == ("127.0.0.1", "http")
 
 
+@pytest.mark.parametrize("trusted", ["host", "192.0.2.0/24, host"])
+def test_a_proxy_on_this_machine(trusted: str) -> None:
+    with nginx() as server:
+        server.app()
+        seen = server.start(TRUSTED_PROXIES=trusted, HOST_ADDRESSES="::1 127.0.0.1").seen("/", "GET", b"", **CHAIN)
+        headers = dict(seen["headers"])
+        believed = "198.51.100.7" if "192.0.2" in trusted else "192.0.2.5"
+        assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == (believed, "https")
+
+
 def test_limits_count_the_clients_of_a_trusted_proxy() -> None:
     with nginx() as server:
         server.app()

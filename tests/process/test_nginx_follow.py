@@ -150,6 +150,20 @@ def test_requests_are_shared_out_evenly(server: Nginx) -> None:
     assert {apps.count(app.address) for app in server.apps} == {20}
 
 
+def test_of_more_apps_than_slots_the_newest_are_used(server: Nginx) -> None:
+    with contextlib.ExitStack() as old:
+        for number in range(12):
+            old.enter_context(Odd(server.sockets / f"a{number:02}.sock", times=9))
+        server.app("z")
+        server.start(expect=None)
+        assert len(server.in_use) == 12
+        assert "z" in server.in_use
+        # Whoever is asked first, of the 12 tries that a GET has one reaches it.
+        assert {server.get("/").status for _ in range(12)} == {200}
+        server.app("y")
+        until(lambda: {"y", "z"} < set(server.in_use), 2 * SOON, "the next one is used, too")
+
+
 def test_apps_come_and_go(server: Nginx) -> None:
     server.app("a0")
     server.start()

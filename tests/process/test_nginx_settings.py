@@ -106,7 +106,7 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         ("CLIENT_MAX_BODY_SIZE", "m"), ("CLIENT_MAX_BODY_SIZE", "1;"), ("LOG_LEVEL", "verbose"),
         ("SERVER_NAME", "a.example;"), ("SERVER_NAME", "a\nb"), ("SERVER_NAME", "~^x"),
         ("TRUSTED_PROXIES", "proxy.example"), ("TRUSTED_PROXIES", "10.0.0.1;"), ("TRUSTED_PROXIES", "*"),
-        ("CLIENT_KEEP_ALIVE", "0"), ("CLIENT_KEEP_ALIVE", "1m"),
+        ("TRUSTED_PROXIES", "10.0.0.1,hosts"), ("CLIENT_KEEP_ALIVE", "0"), ("CLIENT_KEEP_ALIVE", "1m"),
         ("BIND", "unix:relative.sock"), ("BIND", "unix:/run/app/no-ending"), ("BIND", "unix:/a b/c.sock"),
         ("BIND", "unix:/run/{hostname}/app.sock"), ("BIND", "8080"), ("BIND", ":8080"), ("BIND", "app:"),
         ("BIND", "a:b"), ("BIND", "unix:/run;}/a.sock"), ("BIND", "a:080"), ("BIND", "[::]:123456"),
@@ -148,6 +148,21 @@ def test_an_address_that_only_nginx_can_judge(server: Nginx) -> None:
     lines = refused(server, TRUSTED_PROXIES="10.0.0.999")
     assert '"10.0.0.999"' in lines[0]
     assert lines[-1] == "nginx: the rendered configuration is refused (above)"
+
+
+def gateway() -> str | None:
+    """The default gateway of this machine, if it has one."""
+    for line in Path("/proc/net/route").read_text().splitlines():
+        _, target, via, *_, mask, _, _, _ = line.split()
+        if target == mask == "00000000" != via:
+            return socket.inet_ntoa(int(via, 16).to_bytes(4, sys.byteorder))
+    return None
+
+
+@pytest.mark.skipif(not gateway(), reason="this machine has no default gateway")
+def test_host_is_the_default_gateway_as_in_a_container(server: Nginx) -> None:
+    server.start(expect=503, TRUSTED_PROXIES="host,10.0.0.7")
+    assert f"set_real_ip_from {gateway()}; set_real_ip_from 10.0.0.7" in directives(server)
 
 
 def test_a_missing_program_is_named(server: Nginx, tmp_path: Path) -> None:

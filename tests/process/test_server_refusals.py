@@ -165,6 +165,7 @@ def test_more_workers_than_memory(start: Start) -> None:
         ({"LOGLEVEL": "info"}, "LOGLEVEL=info: no such setting; did you mean LOG_LEVEL?"),
         ({"STOP_GRACE_PERIOD": "5s"}, "STOP_GRACE_PERIOD=5s: Docker would kill the app before GRACEFUL_TIMEOUT=6"),
         ({"WORKER_MEMORY": "0"}, "WORKER_MEMORY=0: less than 1m"),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1"}, "FORWARDED_ALLOW_IPS=10.0.0.1: a unix socket's peer has no address"),
         ({"BIND": "a..b:80"}, "BIND=a..b:80: cannot listen there: "),
         ({"APP_MODULE": " tiny.main:app"}, "APP_MODULE=tiny.main:app: has space around it; allowed: the bare value"),
     ],

@@ -261,17 +261,16 @@ FORWARDED = {"x-forwarded-for": "192.0.2.9", "x-forwarded-proto": "https"}
 
 
 def test_forwarded_allow_ips(start: Start) -> None:
-    ports = [str(free_port()) for _ in range(3)]
+    ports = [str(free_port()) for _ in range(2)]
     tcp = start(HOST="127.0.0.1", PORT=ports[0])
     other = start(HOST="127.0.0.1", PORT=ports[1], FORWARDED_ALLOW_IPS="192.0.2.0/24")
     unix = start()
-    refused = start(FORWARDED_ALLOW_IPS="10.0.0.1")
     said = [
         (answer["client"], answer["scheme"])
-        for answer in (server.until_ready().json(headers=FORWARDED) for server in (tcp, other, unix, refused))
+        for answer in (server.until_ready().json(headers=FORWARDED) for server in (tcp, other, unix))
     ]
     believed = ("192.0.2.9", "https")
-    assert said == [believed, ("127.0.0.1", "http"), believed, (None, "http")]
+    assert said == [believed, ("127.0.0.1", "http"), believed]
 
 
 def test_gunicorns_own_override_wins(start: Start, project: Path) -> None:

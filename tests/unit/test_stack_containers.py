@@ -1,10 +1,12 @@
 """What is said when containers do not start."""
 
-from typing import cast
+import contextlib
+from typing import Any, cast
 
 import pytest
 
-from stack import containers
+from stack import __main__ as main
+from stack import containers, docker, local, rollout
 from stack.console import CommandError
 from stack.docker import Compose, Container
 from stack.environment import Environment
@@ -26,8 +28,8 @@ class Fake:
     def __init__(self, *there: Container) -> None:
         self.there = there
 
-    def containers(self) -> list[Container]:
-        return list(self.there)
+    def containers(self, *services: str) -> list[Container]:
+        return [it for it in self.there if not services or it.service in services]
 
 
 def why(monkeypatch: pytest.MonkeyPatch, complaint: str, *there: Container) -> CommandError:
@@ -73,6 +75,40 @@ def test_nginx_is_shown_where_the_app_is_well(monkeypatch: pytest.MonkeyPatch) -
 
 def test_else_composes_own_words_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why(monkeypatch, "no space left\n", CHECKED, container("app", "created")).lines == ("no space left",)
+
+
+class Running(Fake):
+    """The same, whose nginx has other settings than the present ones."""
+
+    def __init__(self, **wanted: str) -> None:
+        super().__init__(CHECKED, APP, NGINX)
+        self.wanted = {"BIND": "x", "KEEP_ALIVE": "", "GRACEFUL_TIMEOUT": "60"} | wanted
+
+    def configuration(self) -> dict[str, Any]:
+        return {"services": {"nginx": {"environment": self.wanted}}}
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "refused"),
+    [
+        (2, {}, None),
+        (2, {"KEEP_ALIVE": "1"}, "KEEP_ALIVE: nginx would have to change with the app"),
+        (1, {"KEEP_ALIVE": "1"}, None),
+    ],
+)
+def test_more_replicas_need_an_nginx_that_fits_them(
+    monkeypatch: pytest.MonkeyPatch, count: int, wanted: dict[str, str], refused: str | None
+) -> None:
+    scaled: list[int] = []
+    monkeypatch.setattr(local, "running", list)
+    monkeypatch.setattr(containers, "checked", lambda _, building: Running(**wanted))
+    monkeypatch.setattr(docker, "environ", lambda _: {"BIND": "x", "GRACEFUL_TIMEOUT": "60"})
+    monkeypatch.setattr(main, "_replicas", lambda _: containers.Containers(cast(Compose, Running())))
+    monkeypatch.setattr(containers, "_oldest_first", list)
+    monkeypatch.setattr(rollout, "scale", lambda _, number: scaled.append(number))
+    with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
+        main.scale(count)
+    assert bool(scaled) == (refused is None)
 
 
 @pytest.mark.parametrize(

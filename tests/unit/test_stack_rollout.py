@@ -13,6 +13,7 @@ class Fake(rollout.Replicas):
     def __init__(self, *names: str, broken: str = "", slow: str = "", unlisted: str = "", fault: str = "") -> None:
         self.names = list(names)
         self.broken, self.slow, self.unlisted, self.fault = broken, slow, unlisted, fault
+        self.graceful_timeout = "0"
         self.done: list[str] = []
         self.hung_up: set[str] = set()
 
@@ -36,6 +37,10 @@ class Fake(rollout.Replicas):
     @override
     def listed(self, name: str) -> bool:
         return name != self.unlisted
+
+    @override
+    def environ(self, name: str) -> dict[str, str]:
+        return {"GRACEFUL_TIMEOUT": self.graceful_timeout}
 
     @override
     def workers(self, name: str) -> set[int]:
@@ -63,7 +68,6 @@ class Fake(rollout.Replicas):
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "READY_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "LISTED_DEADLINE", 0.1)
-    monkeypatch.setattr(rollout, "RENEWED_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "POLL", 0.01)
 
 
@@ -132,6 +136,17 @@ def test_a_reload_reaches_every_replica_and_waits_for_new_workers(monkeypatch: p
     replicas.hung_up.clear()
     with pytest.raises(CommandError, match=r"old1 still has old workers after 0\.1 s"):
         rollout.reload(replicas)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("", 120), ("3600", 3600)])
+def test_a_reload_waits_as_long_as_old_workers_may_take(
+    monkeypatch: pytest.MonkeyPatch, given: str, seconds: int
+) -> None:
+    replicas, waited = Fake("old1"), list[float]()
+    replicas.graceful_timeout = given
+    monkeypatch.setattr(rollout, "_wait", lambda _, within: waited.append(within) or True)
+    rollout.reload(replicas)
+    assert waited == [rollout.READY_DEADLINE + seconds]
 
 
 def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def bench(
     with arena.running(contestants, profile) as everybody:
         turns = play(everybody, count, seconds, seed)
         rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
-        extra = _small(everybody) if mode is Mode.FULL else {}
+        extra = _small(everybody, profile) if mode is Mode.FULL else {}
     command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={count} SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
     result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, extra)
@@ -70,16 +70,16 @@ def bench(
     say(f"report: {folder.relative_to(RESULTS.parent.parent)}/report.md")
 
 
-def _small(everybody: list[arena.Running]) -> dict[str, float]:
+def _small(everybody: list[arena.Running], profile: environment.Environment) -> dict[str, float]:
     with out.status("measuring start and idleness, 2 minutes"):
-        return small.measure(next(it for it in everybody if it.contestant is OURS))
+        return small.measure(next(it for it in everybody if it.contestant is OURS), profile)
 
 
 def _show(result: report.Result) -> None:
     # A terminal that is narrower wraps the lines, which is better than cutting figures off.
     wide = Console(width=max(out.width, WIDTH), highlight=False)
     say("\nratio of ours to theirs, median and 95 % interval (rates: more is better; others: less)")
-    for cells in (report.ratio_cells(result), report.median_cells(result), report.aim_cells(result)):
+    for cells in report.all_cells(result):
         wide.print(report.table(cells))
         say("")
     for what, value in result.extra.items():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,8 +100,7 @@ class Running:
 
         Then it stands still until its turn.
         """
-        # Healthy, too: until then Docker looks twice a second, and would in its first turn.
-        self._compose("up", "--detach", "--wait", "--no-build", "--force-recreate", *self._services)
+        self._compose("up", "--detach", "--no-build", "--force-recreate", *self._services)
         done = self.execute("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
         if done.returncode:
             log = self._compose("logs", "--tail=20", self.contestant.services[0]).splitlines()
@@ -109,6 +109,10 @@ class Running:
         for service in self._services:
             self.pids[service] = int(output("inspect", "--format", "{{.State.Pid}}", self.container(service)))
             self.groups[service] = Cgroup.of(self.pids[service])
+        # Docker looks twice a second at what is not healthy yet, and would in its first turn.
+        deadline = time.monotonic() + READY
+        while not self._healthy() and time.monotonic() < deadline:
+            time.sleep(0.2)
         output("pause", *map(self.container, self._services))
 
     @contextlib.contextmanager
@@ -117,6 +121,11 @@ class Running:
         output("unpause", *map(self.container, self._services))
         yield
         output("pause", *map(self.container, self._services))
+
+    def _healthy(self) -> bool:
+        form = "{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+        words = output("inspect", "--format", form, *map(self.container, self._services)).split()
+        return all(word == "healthy" for word in words)
 
     @property
     def _services(self) -> tuple[str, ...]:

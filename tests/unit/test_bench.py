@@ -223,6 +223,23 @@ def test_one_has_the_machine_to_itself_in_its_turn() -> None:
         assert woken.split()[1] == stopped.split()[1]
 
 
+def test_it_stands_still_once_docker_has_seen_it_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    looks = iter(["\nstarting\nhealthy\n", "\nhealthy\nhealthy\n"])
+
+    def output(*arguments: str) -> str:
+        if "Health" not in " ".join(arguments):
+            said.append(arguments[0])
+            return "1"
+        said.append("look")
+        return next(looks)
+
+    monkeypatch.setattr(arena, "output", output)
+    monkeypatch.setattr(arena.Running, "_compose", lambda *_: "")
+    Fake(OURS, {"python3": ""}).start()
+    assert said == ["inspect", "inspect", "inspect", "look", "look", "pause"]
+
+
 @pytest.mark.parametrize(("word", "measured"), [("go\n", ["-c64 url -d2s"]), ("", [])])
 def test_warm_up_and_measuring_are_one_command(tmp_path: Path, word: str, measured: list[str]) -> None:
     """What wrk.sh makes of wrk: 0.5 s of it do not count, and the rest begins on a word."""

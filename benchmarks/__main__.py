@@ -59,9 +59,9 @@ def bench(
     arena.build(compose)
     count = rounds or ROUNDS[mode]
     with arena.running(contestants, profile) as everybody:
+        extra = _small(everybody, profile) if mode is Mode.FULL else {}
         turns = play(everybody, count, SECONDS, seed)
         rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
-        extra = _small(everybody, profile) if mode is Mode.FULL else {}
     command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={count} SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
     result = report.Result(command, when, describe(), versions(), SECONDS, seed, contestants, rows, extra)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, or `make bench`: the comparison, 3 to 4 minutes (quick) or about 15 (full)."""
+"""`python -m benchmarks`, or `make bench`: the comparison, 5 minutes (quick) or about 15 (full)."""
 
 import enum
 from datetime import UTC, datetime
@@ -30,13 +30,14 @@ class Mode(enum.StrEnum):
     FULL = "full"
 
 
-# Rounds and seconds a route. Six rounds are the fewest for which a 95 % interval of a median exists.
-PLANS = {Mode.QUICK: (6, 1), Mode.FULL: (10, 2)}
+# Six are the fewest for which a 95 % interval of a median exists.
+ROUNDS = {Mode.QUICK: 6, Mode.FULL: 12}
+SECONDS = 1  # of each route in a round: more rounds tell more than longer ones
 
 
 @app.command()
 def bench(
-    mode: Annotated[Mode, typer.Option(envvar="MODE", help="3 to 4 or about 15 minutes")] = Mode.QUICK,
+    mode: Annotated[Mode, typer.Option(envvar="MODE", help="5 or about 15 minutes")] = Mode.QUICK,
     only: Annotated[str, typer.Option(envvar="ONLY", help="names of contestants, separated by spaces")] = "",
     rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=0, max=100, help="0: as many as the mode has")] = 0,
     seed: Annotated[int, typer.Option(envvar="SEED", help="of the order in which they take turns")] = 1,
@@ -56,30 +57,30 @@ def bench(
     say("building the images")
     containers.build(compose)
     arena.build(compose)
-    count, seconds = rounds or PLANS[mode][0], PLANS[mode][1]
+    count = rounds or ROUNDS[mode]
     with arena.running(contestants, profile) as everybody:
-        turns = play(everybody, count, seconds, seed)
+        extra = _small(everybody, profile) if mode is Mode.FULL else {}
+        turns = play(everybody, count, SECONDS, seed)
         rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
-        extra = _small(everybody) if mode is Mode.FULL else {}
     command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={count} SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
-    result = report.Result(command, when, describe(), versions(), seconds, seed, contestants, rows, extra)
+    result = report.Result(command, when, describe(), versions(), SECONDS, seed, contestants, rows, extra)
     _show(result)
     folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
     report.write(result, folder)
     say(f"report: {folder.relative_to(RESULTS.parent.parent)}/report.md")
 
 
-def _small(everybody: list[arena.Running]) -> dict[str, float]:
+def _small(everybody: list[arena.Running], profile: environment.Environment) -> dict[str, float]:
     with out.status("measuring start and idleness, 2 minutes"):
-        return small.measure(next(it for it in everybody if it.contestant is OURS))
+        return small.measure(next(it for it in everybody if it.contestant is OURS), profile)
 
 
 def _show(result: report.Result) -> None:
     # A terminal that is narrower wraps the lines, which is better than cutting figures off.
     wide = Console(width=max(out.width, WIDTH), highlight=False)
     say("\nratio of ours to theirs, median and 95 % interval (rates: more is better; others: less)")
-    for cells in (report.ratio_cells(result), report.median_cells(result), report.aim_cells(result)):
+    for cells in report.all_cells(result):
         wide.print(report.table(cells))
         say("")
     for what, value in result.extra.items():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from server.cgroup import Cgroup
 
+from benchmarks import cpu
 from benchmarks.contestants import Contestant
 from stack import ROOT
 from stack.console import CommandError, out
@@ -22,6 +24,8 @@ IMAGE = "greenstack-bench"
 READY = 60  # s; until the right answers come
 AT_ONCE = 4  # containers started side by side; more gains nothing on two CPUs
 CONNECTIONS = 64  # of wrk, as in the figures that the aims come from
+# s. Whoever has no turn stands still, and Gunicorn must not take that for a hung worker.
+HEARTBEAT = "--timeout=3600"
 
 
 def cpus() -> tuple[str, str]:
@@ -37,15 +41,17 @@ def cpus() -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: exact counts, seconds, seconds of latency; and what the servers used for it."""
+    """What wrk saw: exact counts, seconds, seconds of latency; and seconds of CPU by who used them.
+
+    These are the services, `load` being wrk, `engine`, and the `machine`: all its CPUs, of which some time was `idle`.
+    """
 
     requests: int
     seconds: float
     p50: float
     p99: float
     errors: int
-    cpu_app: float | None
-    cpu_nginx: float | None
+    cpu: dict[str, float]
 
     @property
     def rate(self) -> float:
@@ -76,11 +82,13 @@ class Running:
                 "BENCH_STACK_CPUS": stack_cpus,
                 "BENCH_LOAD_CPUS": load_cpus,
                 "MAX_WORKERS": str(contestant.workers),
+                "GUNICORN_CMD_ARGS": HEARTBEAT,
                 **contestant.variables,
             },
         )
         self.files = ["compose.yaml", "benchmarks/compose/common.yaml"]
         self.files += [f"benchmarks/compose/{name}.yaml" for name in contestant.overlays]
+        self.pids: dict[str, int] = {}
         self.groups: dict[str, Cgroup] = {}
 
     def _compose(self, *arguments: str) -> str:
@@ -88,16 +96,40 @@ class Running:
         return self.compose.output(*files, "-p", f"bench-{self.contestant.key}", *arguments)
 
     def start(self) -> None:
-        """Start it and wait for the right answers; CommandError with its log where they do not come."""
-        self._compose("up", "--detach", "--no-build", "--force-recreate", "load", *self.contestant.services)
+        """Start it and wait for the right answers; CommandError with its log where they do not come.
+
+        Then it stands still until its turn.
+        """
+        self._compose("up", "--detach", "--no-build", "--force-recreate", *self._services)
         done = self.execute("load", "python3", "load/probe.py", str(READY), *self.contestant.bodies)
         if done.returncode:
             log = self._compose("logs", "--tail=20", self.contestant.services[0]).splitlines()
             complaint = (done.stderr.strip().splitlines() or ["it did not start"])[-1]
             raise CommandError(*log, f"{self.contestant.key}: {complaint}; its last log lines are above")
-        for service in self.contestant.services:
-            pid = output("inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()
-            self.groups[service] = Cgroup.of(pid)
+        for service in self._services:
+            self.pids[service] = int(output("inspect", "--format", "{{.State.Pid}}", self.container(service)))
+            self.groups[service] = Cgroup.of(self.pids[service])
+        # Docker looks twice a second at what is not healthy yet, and would in its first turn.
+        deadline = time.monotonic() + READY
+        while not self._healthy() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        output("pause", *map(self.container, self._services))
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run for a while: nobody else's health checks, watches and ticks disturb it then, nor it theirs."""
+        output("unpause", *map(self.container, self._services))
+        yield
+        output("pause", *map(self.container, self._services))
+
+    def _healthy(self) -> bool:
+        form = "{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+        words = output("inspect", "--format", form, *map(self.container, self._services)).split()
+        return all(word == "healthy" for word in words)
+
+    @property
+    def _services(self) -> tuple[str, ...]:
+        return ("load", *self.contestant.services)
 
     def container(self, service: str) -> str:
         """Name the container of `service`."""
@@ -121,27 +153,54 @@ class Running:
 
     def load(self, route: str, seconds: int) -> Load:
         """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare."""
-        before = self.cpu()
-        done = self.execute(
-            "load", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", "load/report.lua",
-            f"http://127.0.0.1:8080{route}", limit=seconds + 30,
-        )  # fmt: skip
-        used = {service: value - before[service] for service, value in self.cpu().items()}
+        with self.open(
+            "load", "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1", f"-c{CONNECTIONS}",
+            "--timeout", "10s", "-s", "load/report.lua", f"http://127.0.0.1:8080{route}",
+        ) as wrk:  # fmt: skip
+            assert wrk.stdin  # noqa: S101 - for the type checker
+            assert wrk.stdout  # noqa: S101
+            warm = wrk.stdout.readline()
+            before = self.cpu()
+            with contextlib.suppress(BrokenPipeError):
+                wrk.stdin.write("go\n")
+                wrk.stdin.flush()
+            said = []
+            for line in wrk.stdout:
+                said.append(line.strip())
+                if line.startswith("{"):
+                    break
+            used = {who: value - before[who] for who, value in self.cpu().items()}
         try:
-            seen = json.loads(done.stdout.strip().splitlines()[-1])
+            seen = json.loads(said[-1])
         except (IndexError, ValueError):
-            raise CommandError(f"{self.contestant.key}: wrk gave no result: {done.stderr.strip()[-300:]}") from None
+            complaint = " ".join([warm.strip(), *said][-3:])
+            raise CommandError(f"{self.contestant.key}: wrk gave no result: {complaint}") from None
         if seen["errors"] or not seen["requests"]:
             raise CommandError(
                 f"{self.contestant.key}: {seen['errors']} of {seen['requests']} requests to {route} failed"
             )
-        return Load(**seen, cpu_app=used.get("app"), cpu_nginx=used.get("nginx"))
+        return Load(**seen, cpu=used)
 
     def cpu(self) -> dict[str, float]:
-        """Give the seconds of CPU that each service has used."""
-        # Nothing where Docker's control groups are not this machine's, as with Docker Desktop.
+        """Give the seconds of CPU that each service has used, the engine, and the machine (see Load)."""
+        # Nothing of the services where Docker's control groups are not this machine's, as with Docker Desktop.
         found = {service: group.cpu_usage() for service, group in self.groups.items()}
-        return {service: seconds for service, seconds in found.items() if seconds is not None}
+        used = {service: seconds for service, seconds in found.items() if seconds is not None}
+        machine, idle = cpu.machine()
+        return used | {"engine": cpu.engine(cpu.processes()), "machine": machine, "idle": idle}
+
+    def cpu_of_stack(self) -> float | None:
+        """Give the seconds of CPU that everything has used which runs because of it; None where it cannot be seen.
+
+        That is its services, what Docker started in them and the shims (containerd's processes beside each container),
+        and the daemons, whoever they worked for.
+        """
+        table = cpu.processes()
+        shims = {table[pid].parent for service, pid in self.pids.items() if service != "load" and pid in table}
+        if not shims:
+            return None
+        daemons = sum(it.own + it.waited for it in table.values() if it.name in ("dockerd", "containerd"))
+        return cpu.trees(table, shims) + daemons
 
     def processes(self) -> list[Process]:
         """Look at the server's processes, workers and all others."""
@@ -160,7 +219,7 @@ class Running:
 
     def remove(self) -> None:
         """Remove everything of it."""
-        # Nobody's requests are under way: a second is enough.
+        # Nobody's requests are under way: a second is enough. Docker wakes up what it stops.
         self._compose("down", "--volumes", "--timeout=1")
 
 

@@ -26,7 +26,7 @@ class Contestant:
     name: str
     title: str
     way: Way
-    role: Literal["ours", "seed", "stock", "other", "direct", "limit", "variant"]
+    role: Literal["ours", "seed", "stock", "other", "direct", "direct-log", "limit", "variant"]
     overlays: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     workers: int = WORKERS
@@ -56,20 +56,21 @@ def _other(name: str, title: str, way: Way, command: str, role: Literal["stock",
 OURS = Contestant("ours", "this stack", "unix", "ours")
 
 _TUTORIAL = {
-    # Two CPUs, as everybody has them here: the seed's own 2 × CPUs + 1.
     "BENCH_COMMAND": "-m gunicorn -c gunicorn_conf.py --bind 127.0.0.1:8000 main:app",
     "BENCH_FOLDER": "/srv/seed",
     "BENCH_NGINX": "tutorial.conf",
 }
 _GUNICORN = f"-m gunicorn -w {WORKERS} app.main:app"
 _UVICORN = f"-m uvicorn app.main:app --workers {WORKERS} --no-access-log"
-_GRANIAN = f"-m granian --interface asgi --workers {WORKERS} app.main:app"
-_HYPERCORN = f"-m hypercorn -k uvloop -w {WORKERS} app.main:app"
+_GRANIAN = f"-m granian --interface asgi --workers {WORKERS} proxied.with_granian:app"
+_HYPERCORN = f"-m hypercorn -k uvloop -w {WORKERS} proxied.with_hypercorn:app"
 
+# All believe what nginx says about the client, as behind any proxy, two of them by a wrapper (proxied/).
 # `--forwarded-allow-ips *`: a unix socket's peer has no address that could be listed, and without it the
 # application would not see the client's. Modes of socket files: nginx runs as another user.
 CONTESTANTS = (
     OURS,
+    # Its own 2 × CPUs + 1 on the two CPUs that everybody has here: by itself it would count all of the machine's.
     Contestant("seed", "seed as written, tutorial nginx", "tcp", "seed", ("contestant", "proxy"), _TUTORIAL, 5),
     _other(
         "stock", "gunicorn, stock UvicornWorker", "unix",
@@ -95,7 +96,11 @@ CONTESTANTS = (
     _other("granian", "granian --workers", "tcp", f"{_GRANIAN} --host 127.0.0.1 --port 8000"),
     _other("hypercorn", "hypercorn -w", "unix", f"{_HYPERCORN} -b unix:{SOCKET} -m 0"),
     _other("hypercorn", "hypercorn -w", "tcp", f"{_HYPERCORN} -b {TCP}"),
-    Contestant("direct", "this stack without its nginx", "", "direct", ("direct",), services=("app",)),
+    Contestant("direct", "this stack without its nginx, no log", "", "direct", ("direct",), services=("app",)),
+    Contestant(
+        "direct-log", "this stack without its nginx, logging", "", "direct-log", ("direct",), {"ACCESS_LOG": "-"},
+        services=("app",),
+    ),
     Contestant("raw", "raw ASGI application on our worker", "unix", "limit", ("raw",), bodies=(BODIES[0], "")),
     Contestant(
         "nginx", "nginx answering by itself", "", "limit", ("proxy",), {"BENCH_NGINX": "alone.conf"},

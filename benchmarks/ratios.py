@@ -28,6 +28,11 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
+def alone(value: float) -> Ratio:
+    """Make a figure that is compared with none look like one that is."""
+    return Ratio(value, math.nan, math.nan, 1)
+
+
 def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     """Compare (ours, theirs) of each round."""
     ratios = [ours / theirs for ours, theirs in pairs]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from benchmarks.aims import verdicts
 from benchmarks.contestants import OURS, Contestant
 from benchmarks.ratios import Ratio, at_its_best, medians
-from benchmarks.rounds import METRICS, Row
+from benchmarks.rounds import METRICS, USERS, Row
 
 # In this order; "busiest" is not a ratio.
 COMPARED = ("rate /", "rate /items", "p99 /", "p99 /items", "cpu", "memory")
@@ -67,10 +68,13 @@ def median_cells(result: Result) -> list[list[str]]:
     lines = [["median", *METRICS]]
     for contestant in result.contestants:
         found = medians(result.rows, contestant.key)
-        way = f" ({contestant.way})" if contestant.way else ""
         cells = [f"{found[it]:,.{DIGITS.get(it, 1)}f}" if it in found else "–" for it in METRICS]
-        lines.append([contestant.title + way, *cells])
+        lines.append([_titled(contestant), *cells])
     return lines
+
+
+def _titled(contestant: Contestant) -> str:
+    return f"{contestant.title} ({contestant.way})" if contestant.way else contestant.title
 
 
 def aim_cells(result: Result) -> list[list[str]]:
@@ -79,9 +83,24 @@ def aim_cells(result: Result) -> list[list[str]]:
         ["against", "metric", "aim", "measured", ""],
         *(
             [it.aim, it.metric, it.sign, str(it.ratio), "reached" if it.reached else "missed"]
-            for it in verdicts(result.rows, result.contestants)
+            for it in verdicts(result.rows, result.contestants, result.extra)
         ),
     ]
+
+
+def cpu_cells(result: Result) -> list[list[str]]:
+    """Give the table of who used the CPUs as text, its head first."""
+    lines = [["CPUs used by", *("wrk" if who == "load" else who for who in USERS)]]
+    for contestant in result.contestants:
+        found = medians(result.rows, contestant.key)
+        cells = [f"{found[it]:.2f}" if (it := f"cpus {who}") in found else "–" for who in USERS]
+        lines.append([_titled(contestant), *cells])
+    return lines
+
+
+def all_cells(result: Result) -> list[list[list[str]]]:
+    """Give every table for the terminal."""
+    return [ratio_cells(result), median_cells(result), cpu_cells(result), aim_cells(result)]
 
 
 def table(cells: list[list[str]]) -> Table:
@@ -113,6 +132,10 @@ def markdown(result: Result) -> str:
         "They hold for this machine in that hour; the ratios above are what carries over.",
         _markdown_table(median_cells(result)),
         "\n".join(units),
+        "## Where the CPU goes",
+        f"CPUs in use while both routes were measured, of {os.cpu_count()}: median of the rounds.",
+        _markdown_table(cpu_cells(result)),
+        "\n".join(f"- {'wrk' if who == 'load' else who}: {what}" for who, what in USERS.items()),
     ]
     if result.extra:
         small = [["what", "measured"], *([what, f"{value:.3g}"] for what, value in result.extra.items())]

@@ -18,7 +18,17 @@ METRICS = {
     "busiest": "share of the work that the busiest worker did",
 }
 
-WARM_UP = 1  # s; loads what is imported late, opens the connections, settles the collector
+# Who uses the CPUs while they are measured.
+USERS = {
+    "app": "the server",
+    "nginx": "nginx",
+    "load": "wrk",
+    "engine": "the Docker Engine: it carries the log lines",
+    "other": "kernel threads, other programs, other machines on the same processor",
+    "idle": "nobody",
+}
+
+WARM_UP = 1  # s; loads what is imported late, settles the collector
 
 
 @dataclass(frozen=True)
@@ -33,16 +43,19 @@ class Row:
 def play(everybody: list[Running], rounds: int, seconds: int, seed: int) -> Iterator[Row]:
     """Measure everybody `rounds` times for `seconds` a route, as they come."""
     order = random.Random(seed)  # noqa: S311 - to shuffle, and again in the same way
+    before = {}
     for running in everybody:
-        running.load("/", WARM_UP)
-    before = {running: running.processes() for running in everybody}
+        with running.awake():
+            running.load("/", WARM_UP)
+            before[running] = running.processes()
     for number in range(rounds):
         order.shuffle(everybody)
         for running in everybody:
             routes = list(running.contestant.routes)
             order.shuffle(routes)
-            loads = {route: running.load(route, seconds) for route in routes}
-            after = running.processes()
+            with running.awake():
+                loads = {route: running.load(route, seconds) for route in routes}
+                after = running.processes()
             figures = {**_loads(loads), **_processes(before[running], after, running.contestant.workers)}
             before[running] = after
             yield Row(number, running.contestant.key, figures)
@@ -54,9 +67,17 @@ def _loads(loads: dict[str, Load]) -> dict[str, float]:
         name = "/items" if route.startswith("/items") else route
         figures[f"rate {name}"] = load.rate
         figures[f"p99 {name}"] = load.p99 * 1e3
-    used = [cpu for load in loads.values() for cpu in (load.cpu_app, load.cpu_nginx) if cpu is not None]
-    if used:
-        figures["cpu"] = sum(used) / sum(load.requests for load in loads.values()) * 1e6
+    used: dict[str, float] = {}
+    for load in loads.values():
+        for who, cpu in load.cpu.items():
+            used[who] = used.get(who, 0.0) + cpu
+    servers = [used[service] for service in ("app", "nginx") if service in used]
+    if servers:
+        figures["cpu"] = sum(servers) / sum(load.requests for load in loads.values()) * 1e6
+    seconds = sum(load.seconds for load in loads.values())
+    if machine := used.pop("machine", 0.0):
+        used["other"] = machine - sum(used.values())
+        figures |= {f"cpus {who}": cpu / seconds for who, cpu in used.items()}
     return figures
 
 

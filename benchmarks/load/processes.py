@@ -6,6 +6,7 @@ shared by forks only, so the kernel's own count of them is right; of a file's pa
 container gets an equal part.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -42,18 +43,21 @@ def seconds(pid: int) -> tuple[int, float]:
 def main() -> None:
     """Print one object: process ID → parent, command, pss (KiB), cpu (s)."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-    files = {pid: mappings(pid) for pid in pids}
+    files = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a health check that has ended
+            files[pid] = mappings(pid)
     sharers: dict[tuple[str, ...], int] = {}
     for mapped in files.values():
         for key in mapped:
             sharers[key] = sharers.get(key, 0) + 1
     result = {}
-    for pid in pids:
-        parent, cpu = seconds(pid)
-        with open(f"/proc/{pid}/cmdline") as cmdline:
+    for pid, mapped in files.items():
+        shared = sum(amount / sharers[key] for key, amount in mapped.items())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/cmdline") as cmdline:
             command = cmdline.read().replace("\0", " ").strip()
-        shared = sum(amount / sharers[key] for key, amount in files[pid].items())
-        result[pid] = {"parent": parent, "command": command, "pss": unshared(pid) + shared, "cpu": cpu}
+            parent, cpu = seconds(pid)
+            result[pid] = {"parent": parent, "command": command, "pss": unshared(pid) + shared, "cpu": cpu}
     print(json.dumps(result))
 
 

@@ -36,6 +36,9 @@ case ${QUOTA:-max} in
 esac
 NGINX_WORKERS=$(((CPUS + 1) / 2))
 [ "$NGINX_WORKERS" -le 16 ] || NGINX_WORKERS=16 # far more than the app behind it needs, and pids_limit has room for them
+# Half of what a pipe holds. From several writers it takes 4k (PIPE_BUF) without mixing them, when it is full.
+LOG_BUFFER=4k
+[ "$NGINX_WORKERS" != 1 ] || LOG_BUFFER=32k
 # Two descriptors a connection: itself, and a temporary file for its body.
 # shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from stack.image_report import compressed_size
 from tests.container.project import ROOT, docker, until
 
 # Names of programs that the runtime image has no use for and an intruder would.
@@ -114,6 +115,11 @@ def test_nothing_in_the_app_image_gives_rights_away(files: list[tarfile.TarInfo]
 def test_app_image_holds_the_code_alone(files: list[tarfile.TarInfo]) -> None:
     inside = {Path(file.name).relative_to("srv").parts[0] for file in files if file.name.startswith("srv/")} - {"."}
     assert inside == {"app", "docker"}, "no tests, no environment files, no secrets"
+
+
+def test_app_image_is_small(app_image: str) -> None:
+    assert inspect(app_image)["Size"] <= 75e6
+    assert compressed_size(app_image) <= 27e6
 
 
 def test_all_code_is_compiled(files: list[tarfile.TarInfo]) -> None:

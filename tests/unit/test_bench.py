@@ -1,15 +1,19 @@
 """The comparison's arithmetic, choice of contestants and report, without containers."""
 
+import contextlib
 import json
 import math
+import os
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("scipy")  # of requirements/loadtest.txt
 
-from benchmarks import arena, report, rounds, small
+from benchmarks import arena, cpu, report, rounds, small
 from benchmarks.aims import verdicts
 from benchmarks.contestants import CONTESTANTS, OURS, Contestant, chosen
 from benchmarks.ratios import against, at_its_best, medians, ratio
@@ -66,11 +70,27 @@ def test_the_better_of_two_ways_counts(metric: str, expected: float) -> None:
 
 def test_aims_judge_rates_from_below_and_the_rest_from_above() -> None:
     for value, reached in ((1.46, True), (1.44, False)):
-        found = verdicts(played(value * 100, 100), STOCK)
+        found = verdicts(played(value * 100, 100), STOCK, {})
         assert [(it.metric, it.sign, it.reached) for it in found] == [("rate /", "≥ 1.45", reached)]
     for value, reached in ((0.74, True), (0.76, False)):
-        found = verdicts(played(value * 100, 100, metric="p99 /"), STOCK)
+        found = verdicts(played(value * 100, 100, metric="p99 /"), STOCK, {})
         assert [(it.metric, it.sign, it.reached) for it in found] == [("p99 /", "≤ 0.75", reached)]
+
+
+@pytest.mark.parametrize(
+    ("start", "idle", "memory", "busiest"), [(1.29, 0.9, 1.01, 0.69), (1.31, 1.1, 1.03, 0.71)], ids=["kept", "missed"]
+)
+def test_aims_of_the_stack_alone(start: float, idle: float, memory: float, busiest: float) -> None:
+    extra = {small.BARE: 0.3, small.START: start, small.IDLE: idle, small.MEMORY: memory}
+    rows = [Row(it, OURS.key, {"busiest": busiest}) for it in range(3)]
+    found = {it.metric: (it.sign, it.reached) for it in verdicts(rows, STOCK, extra)}
+    reached = start < 1.3
+    assert found == {
+        "busiest": ("≤ 0.7", reached),
+        small.IDLE: ("≤ 1", reached),
+        small.MEMORY: ("≤ 1.02", reached),
+        small.START: ("≤ 1.3", reached),
+    }
 
 
 def test_medians_are_by_contestant() -> None:
@@ -96,23 +116,45 @@ def test_all_but_the_seed_have_the_same_number_of_workers() -> None:
 
 
 class Fake(arena.Running):
-    """Runs nothing: `answers` are what commands print, by their first word."""
+    """Runs nothing in containers: `answers` are what commands print, by their first word."""
 
-    def __init__(self, contestant: Contestant, answers: dict[str, str]) -> None:
+    def __init__(self, contestant: Contestant, answers: dict[str, str], engine: list[str] | None = None) -> None:
         super().__init__(contestant, environment.resolve("prod", {}))
         self.answers = answers
+        self.engine = [] if engine is None else engine
+        self.looks = 0
 
     def execute(self, service: str, *command: str, **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, self.answers[command[0]], "wrk's complaint")
+        return subprocess.CompletedProcess(command, 0, self.answers[command[0]], "")
+
+    def open(self, service: str, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["sh", "-c", 'echo warm; read -r _; printf "%s" "$0"', self.answers["wrk"]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        self.engine.append(f"unpause {self.contestant.name}")
+        yield
+        self.engine.append(f"pause {self.contestant.name}")
+
+    def cpu(self) -> dict[str, float]:
+        """Four CPUs, half of them idle; each look is a second after the one before."""
+        self.looks += 1
+        used = {"app": 0.8, "load": 0.2, "machine": 4.0, "idle": 2.0}
+        return {who: seconds * self.looks for who, seconds in used.items()}
 
 
 def wrk(requests: int = 1000, errors: int = 0) -> str:
-    seen = {"requests": requests, "seconds": 2.0, "p50": 0.004, "p99": 0.02, "errors": errors}
-    return f"Running 2s test\n\n{json.dumps(seen)}\n"
+    seen = {"requests": requests, "seconds": 1.0, "p50": 0.004, "p99": 0.02, "errors": errors}
+    return f"Running 1s test\n\n{json.dumps(seen)}\n"
 
 
 def test_load_reads_what_wrk_prints() -> None:
-    assert Fake(OURS, {"wrk": wrk()}).load("/", 2).rate == 500
+    load = Fake(OURS, {"wrk": wrk()}).load("/", 1)
+    assert load.rate == 1000
+    assert load.cpu == pytest.approx({"app": 0.8, "load": 0.2, "machine": 4, "idle": 2})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +162,7 @@ def test_load_reads_what_wrk_prints() -> None:
     [
         (wrk(errors=1), "1 of 1000 requests to / failed"),
         (wrk(0), "0 of 0"),
-        ("", "wrk gave no result: wrk's complaint"),
+        ("unable to connect\n", "wrk gave no result: warm unable to connect"),
     ],
 )
 def test_a_load_that_measured_nothing_says_so(printed: str, complaint: str) -> None:
@@ -152,7 +194,10 @@ def test_a_round_has_rates_memory_and_balance() -> None:
     fake.load = load  # type: ignore[method-assign]
     (row,) = playing
     figures = row.figures
-    assert (figures["rate /"], figures["rate /items"], figures["p99 /"]) == pytest.approx((500, 500, 20))
+    assert (figures["rate /"], figures["rate /items"], figures["p99 /"]) == pytest.approx((1000, 1000, 20))
+    assert figures["cpu"] == pytest.approx(800)
+    used = {name: value for name, value in figures.items() if name.startswith("cpus ")}
+    assert used == pytest.approx({"cpus app": 0.8, "cpus load": 0.2, "cpus idle": 2, "cpus other": 1})
     assert figures["memory"] == pytest.approx(25 * 1.024)
     assert figures["memory all"] == pytest.approx(65 * 1.024 / 2)
     assert figures["busiest"] == pytest.approx(0.75)
@@ -166,6 +211,72 @@ def test_the_order_is_new_each_round_and_the_same_for_a_seed() -> None:
     assert order(1) == order(1) != order(2)
     assert order(1)[:6] != order(1)[6:]
     assert sorted(order(1)[:6]) == sorted(order(1)[6:])
+
+
+def test_one_has_the_machine_to_itself_in_its_turn() -> None:
+    engine: list[str] = []
+    field: list[arena.Running] = [Fake(it, {"wrk": wrk(), "python3": processes()}, engine) for it in CONTESTANTS[:3]]
+    list(rounds.play(field, 2, 1, seed=1))
+    assert len(engine) == 2 * 3 * 3  # before the rounds, and in two of them
+    for woken, stopped in zip(engine[::2], engine[1::2], strict=True):
+        assert (woken.split()[0], stopped.split()[0]) == ("unpause", "pause")
+        assert woken.split()[1] == stopped.split()[1]
+
+
+def test_it_stands_still_once_docker_has_seen_it_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    looks = iter(["\nstarting\nhealthy\n", "\nhealthy\nhealthy\n"])
+
+    def output(*arguments: str) -> str:
+        if "Health" not in " ".join(arguments):
+            said.append(arguments[0])
+            return "1"
+        said.append("look")
+        return next(looks)
+
+    monkeypatch.setattr(arena, "output", output)
+    monkeypatch.setattr(arena.Running, "_compose", lambda *_: "")
+    Fake(OURS, {"python3": ""}).start()
+    assert said == ["inspect", "inspect", "inspect", "look", "look", "pause"]
+
+
+@pytest.mark.parametrize(("word", "measured"), [("go\n", ["-c64 url -d2s"]), ("", [])])
+def test_warm_up_and_measuring_are_one_command(tmp_path: Path, word: str, measured: list[str]) -> None:
+    """What wrk.sh makes of wrk: 0.5 s of it do not count, and the rest begins on a word."""
+    (tmp_path / "wrk").write_text('#!/bin/sh\necho "$@" >>"$LOG"\ncase $* in *-d10s) sleep 10 ;; esac\necho "{}"\n')
+    (tmp_path / "wrk").chmod(0o755)
+    log = tmp_path / "log"
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)}
+    with subprocess.Popen(
+        ["sh", str(arena.HERE / "load/wrk.sh"), "2", "-c64", "url"],
+        env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as script:  # fmt: skip
+        assert script.stdout
+        assert script.stdout.readline() == "warm\n"
+        assert log.read_text().splitlines() == ["-c64 url -d10s"]
+        assert script.communicate(word)[0] == "{}\n" * len(measured)
+    assert log.read_text().splitlines()[1:] == measured
+
+
+def test_cpu_of_the_engine_and_of_what_runs_because_of_it(tmp_path: Path) -> None:
+    def process(pid: int, name: str, parent: int, own: int, waited: int) -> None:
+        (tmp_path / str(pid)).mkdir()
+        fields = [parent, *[0] * 9, own, 0, waited, 0, 20]
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {' '.join(map(str, fields))}\n")
+
+    ticks = os.sysconf("SC_CLK_TCK")
+    process(1, "init", 0, 1000, 1000)
+    process(10, "dockerd", 1, 1, 2)
+    process(20, "containerd-shim", 1, 3, 4)
+    process(21, "gunicorn (x) y", 20, 5, 6)
+    process(22, "worker", 21, 7, 0)
+    process(30, "containerd-shim", 1, 50, 60)
+    process(31, "another", 30, 70, 80)
+    (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 0\n")
+    table = cpu.processes(tmp_path)
+    assert cpu.engine(table) == pytest.approx((1 + 3 + 50) / ticks)
+    assert cpu.trees(table, [20]) == pytest.approx((3 + 4 + 5 + 6 + 7) / ticks)
+    assert cpu.machine(tmp_path) == pytest.approx((36 / ticks, 9 / ticks))
 
 
 def result(number: int) -> report.Result:
@@ -188,7 +299,7 @@ def test_report_files(tmp_path: Any, number: int) -> None:
 
 
 def test_tables_have_a_cell_for_each_column() -> None:
-    for cells in (report.ratio_cells(result(8)), report.median_cells(result(8)), report.aim_cells(result(8))):
+    for cells in report.all_cells(result(8)):
         assert len({len(line) for line in cells}) == 1
         assert len(cells) > 1
 
@@ -199,5 +310,5 @@ def test_cpus_leave_some_to_the_load_where_there_are_more(monkeypatch: pytest.Mo
         assert arena.cpus() == expected
 
 
-def test_idle_without_control_groups_is_no_number() -> None:
+def test_idle_where_the_processes_cannot_be_seen_is_no_number() -> None:
     assert math.isnan(small.idle(Fake(OURS, {}), 0.001))

@@ -1,6 +1,7 @@
 """The server hooks, without a server around them; tests/process has the real thing."""
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -135,6 +136,30 @@ def test_preloading_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Worker, "settings", Settings.from_environ({"PRELOAD_APP": "true"}))
     hooks.on_starting(server)
     assert calls == ["load", "freeze"]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_preloading_imports_late_parts_of_what_is_loaded(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: bool
+) -> None:
+    (tmp_path / "framework").mkdir()
+    (tmp_path / "framework/__init__.py").write_text("")
+    (tmp_path / "framework/late.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr(hooks, "LATE_IMPORTS", ("framework.late", "framework.of_another_release"))
+    monkeypatch.setattr(Worker, "settings", Settings.from_environ({"PRELOAD_APP": "true"}))
+    if loaded:
+        server.app.wsgi = lambda: importlib.import_module("framework")
+    hooks.on_starting(server)
+    assert ("framework.late" in sys.modules) == loaded
+
+
+def test_late_imports_exist() -> None:
+    """A release that moves one of them would silently cost memory."""
+    for module in hooks.LATE_IMPORTS:
+        importlib.import_module(module)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), SystemExit("no")])

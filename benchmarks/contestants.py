@@ -110,6 +110,7 @@ CONTESTANTS = (
     Contestant("no-preload", "this stack without preload", "", "variant", variables={"PRELOAD_APP": "false"}),
     Contestant("two-logs", "this stack with the app's access log", "", "variant", variables={"ACCESS_LOG": "-"}),
     Contestant("equal-weight", "this stack, nginx with the app's weight", "", "variant", ("equal",)),
+    Contestant("log-4k", "this stack, access log in small bunches", "", "variant", ("log-4k",)),
     Contestant("plain-app", "this stack, application not tuned", "", "variant", ("plain",)),
 )  # fmt: skip
 

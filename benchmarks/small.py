@@ -13,7 +13,7 @@ from stack.console import CommandError
 from stack.docker import Compose
 from stack.environment import Environment
 
-SECONDS = 60  # two of each health check, which Docker makes every 30 s
+SECONDS = 120  # two of each health check, which Docker makes every 60 s
 CLIENTS = 2000
 STARTS = 5  # the median of so many
 LIMIT = 60  # s; of a start
@@ -38,7 +38,7 @@ def measure(ours: Running, environment: Environment) -> dict[str, float]:
         return {
             MEMORY: idle_clients(ours, CLIENTS),
             BARE: statistics.median(_bare(ours) for _ in range(STARTS)),
-            # Not at once: Docker looks after 30 s and 60 s, and both are to be well inside.
+            # Not at once: Docker looks each minute, and two looks are to be well inside.
             IDLE: idle(ours, SECONDS),
             START: statistics.median(start(environment) for _ in range(STARTS)),
         }

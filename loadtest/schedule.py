@@ -16,14 +16,14 @@ PILOT_USERS = (4, 16, 64, 256)  # of the closed loop; each four times the last, 
 PILOT_SECONDS = 2  # measured for each of them, after the cut first one
 CEILING_SECONDS = 4
 QUICK = 172  # s for all of quick mode; under three minutes, with some seconds for stopping and the report
-BEFORE = 36  # s of them before the first run: starting the stack twice, ceiling, pilot
+BEFORE = 36  # s of them before the first run: starting the stack three times, fair share of CPUs, ceiling, pilot
 P99_ANSWERS = 1100  # for a 99th percentile with ten samples beyond it, and some more
 LATENCY_MAX = 60  # s; however slow the application, a run ends
 WARM_UP_MIN = 2  # s; the cut first second and one more
 
 # s that a run costs beside its seconds of load: recreating the app, waiting until it is healthy, starting
 # the generator, stopping both. Measured on 2 cores; only plans and time estimates depend on it.
-OVERHEAD = {"containers": 6.5, "processes": 4.5, "url": 2.5}
+OVERHEAD = {"containers": 5.0, "processes": 4.5, "url": 2.5}
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ case ${QUOTA:-max} in
 esac
 NGINX_WORKERS=$(((CPUS + 1) / 2))
 [ "$NGINX_WORKERS" -le 16 ] || NGINX_WORKERS=16 # far more than the app behind it needs, and pids_limit has room for them
-# Half of what a pipe holds. From several writers it takes 4k (PIPE_BUF) without mixing them, when it is full.
-LOG_BUFFER=4k
-[ "$NGINX_WORKERS" != 1 ] || LOG_BUFFER=32k
+# Of access log lines, for each worker: half of what a pipe holds. When that is full it takes no more than 4k (PIPE_BUF)
+# from several writers without mixing them.
+if [ "$NGINX_WORKERS" = 1 ]; then : "${LOG_BUFFER:=32k}"; else LOG_BUFFER=4k; fi
 # Two descriptors a connection: itself, and a temporary file for its body.
 # shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)

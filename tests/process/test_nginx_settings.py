@@ -238,3 +238,15 @@ def test_gixy_is_content(server: Nginx) -> None:
     server.start(expect=None, SERVER_NAME="a.example", RATE_LIMIT="10")
     result = subprocess.run([gixy, server.run / "nginx.conf"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("cpus", "buffer"), [(1, "32k"), (4, "4k")])
+def test_lines_of_several_processes_do_not_mix_in_a_full_pipe(server: Nginx, cpus: int, buffer: str) -> None:
+    fake = server.folder / "bin"
+    fake.mkdir()
+    (fake / "nproc").write_text(f"#!/bin/sh\necho {cpus}\n")
+    (fake / "nproc").chmod(0o755)
+    server.start(expect=503, PATH=f"{fake}:{PATH}")
+    conf = (server.run / "nginx.conf").read_text()
+    assert f"worker_processes {(cpus + 1) // 2};" in conf
+    assert f"json buffer={buffer} flush=1s;" in conf

@@ -73,12 +73,15 @@ def _measure(wanted: Options) -> int:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Refuse to begin beside another load test: each would be the other's disturbance, and stop its containers."""
-    RUN.mkdir(exist_ok=True)
-    with (RUN / "loadtest.lock").open("w") as file:
+    path = RUN / "loadtest.lock"
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            RUN.mkdir(exist_ok=True)
+            fcntl.flock(held.enter_context(path.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise CommandError("another load test runs here: wait for its end, or stop it", status=REFUSED) from None
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}; it must be yours to write", status=REFUSED) from None
         yield
 
 

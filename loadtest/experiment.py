@@ -155,21 +155,23 @@ def begin(
 ) -> Results:
     """Start the target with its own setting, look at it, and set the experiment up.
 
-    Where no limit of its CPUs is set it gets one, that of `like` or its fair share.
+    Where no limit of its CPUs is set it gets one: that of `like`, made in the same way, or its fair share.
     """
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
-    chooses = target.controls_workers and not environment.values.get("CPUS")
     _up(target, watcher)
-    if chooses and like and like.limits.chosen:
-        _limit(target, like.limits.cpus)
-    elif chooses:
-        watcher.stage("finding out how many CPUs the load generator leaves to the application")
-        _limit(target, limit.find(target, options.generators, seed, watcher.progress))
+    limited = False
+    if target.controls_workers and not environment.values.get("CPUS"):
+        if like and _made_alike(like, options, target):
+            cpus = like.limits.cpus
+        else:
+            watcher.stage("finding out how many CPUs the load generator leaves to the application")
+            cpus = limit.find(target, options.generators, seed, watcher.progress)
+        limited = _limit(target, cpus)
     seen = _look(target)
     workers = list(options.workers)
-    if seen:
-        workers = schedule.candidates(seen.app["usable_cpus"], len(seen.app["workers"]), workers)
     current, current_is_set = _current(environment, seen)
+    if seen:
+        workers = schedule.candidates(seen.app["usable_cpus"], current, workers)
     plan = schedule.plan(options.mode, len(workers), target.kind)
     return Results(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -178,7 +180,7 @@ def begin(
         revision=machine.revision(),
         scenario=machine.scenario(),
         machine=machine.describe(),
-        limits=_limits(seen, chosen=chooses),
+        limits=_limits(seen, chosen=limited),
         shares_cpus=target.kind != "url" or machine.is_this(target.url),
         setup=Setup(
             mode=options.mode,
@@ -222,10 +224,22 @@ def _up(target: Target, watcher: Watcher) -> None:
     target.prepare()
 
 
-def _limit(target: Target, cpus: float | None) -> None:
-    if cpus:
-        target.limit(cpus)
-        target.start(None)
+def _made_alike(old: Results, options: Options, target: Target) -> bool:
+    here = machine.describe()
+    return (
+        old.limits.chosen
+        and all(getattr(old.machine, name) == getattr(here, name) for name in ("cpu", "cpus", "kernel"))
+        and (old.setup.target, old.setup.generators) == (target.kind, options.generators)
+        and old.scenario == machine.scenario()
+    )
+
+
+def _limit(target: Target, cpus: float | None) -> bool:
+    if not cpus:
+        return False
+    target.limit(cpus)
+    target.start(None)
+    return True
 
 
 def _look(target: Target) -> Snapshot | None:
@@ -246,7 +260,7 @@ def _limits(seen: Snapshot | None, *, chosen: bool = False) -> Limits:
         cpus=app["cpu_quota"],
         usable_cpus=app["usable_cpus"],
         memory=app["memory_limit"],
-        chosen=chosen and app["cpu_quota"] is not None,
+        chosen=chosen,
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from server.capacity import usable_cpus
+
 from loadtest import generator, machine, seconds
 from loadtest.measure import Progress
 from loadtest.targets import Target
@@ -35,7 +37,7 @@ def fair(cost: Cost, cpus: int, generators: int) -> float:
 def find(target: Target, generators: int, seed: int, progress: Progress) -> float:
     """Measure what a request costs a target that is up without a limit; give its fair share of CPUs, 0 if unknown."""
     cost = _cost(target, generators, seed, progress)
-    return fair(cost, machine.describe().cpus, generators) if cost else 0.0
+    return fair(cost, usable_cpus(), generators) if cost else 0.0
 
 
 def _cost(target: Target, generators: int, seed: int, progress: Progress) -> Cost | None:

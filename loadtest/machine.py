@@ -1,6 +1,7 @@
 """The machine and the versions that a result holds for, and who else uses the machine meanwhile."""
 
 import hashlib
+import ipaddress
 import platform
 import socket
 import subprocess
@@ -84,7 +85,8 @@ def is_this(url: str) -> bool:
     except OSError:
         return False
     ours = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
-    return any(str(one[4][0]) in ours or str(one[4][0]).startswith("127.") for one in found)
+    addresses = {str(one[4][0]).partition("%")[0] for one in found}
+    return any(address in ours or ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 def _cpu_name() -> str:

@@ -21,6 +21,7 @@ from stack.environment import Environment
 from stack.process import Process
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
+HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
 NGINX_DEADLINE = 10  # s to the first connection
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
@@ -192,7 +193,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
-        "HOST_ADDRESSES": "127.0.0.1 ::1",
+        "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
     return {**environment.values, **ours}

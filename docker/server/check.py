@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import ipaddress
 import math
 import os
 import socket
@@ -166,12 +167,16 @@ def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
             f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}, "
             "or a higher GRACEFUL_TIMEOUT"
         )
-    # Without BIND Compose binds a socket.
-    unix = s.address.startswith("unix:") or (compose and not s.bind)
-    if unix and s.forwarded_allow_ips not in (None, "*"):
+    if s.address.startswith("unix:") and s.forwarded_allow_ips not in (None, "*"):
         yield (
             f"FORWARDED_ALLOW_IPS={s.forwarded_allow_ips}: a unix socket's peer has no address, so nobody would be "
             "believed; allowed: *, and for proxies in front of nginx TRUSTED_PROXIES"
+        )
+    items = [item.strip() for item in (s.trusted_proxies or "").split(",")]
+    if "host" in items and not ipaddress.ip_address(s.http_host.strip("[]")).is_loopback:
+        yield (
+            f"TRUSTED_PROXIES={s.trusted_proxies}: at HTTP_HOST={s.http_host} others can connect as well, and Docker "
+            "can show them with this machine's address; allowed: the proxies' addresses, or HTTP_HOST=127.0.0.1"
         )
     if s.max_requests_jitter and not s.max_requests:
         yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"

@@ -1,5 +1,6 @@
 """The stack in containers, as a Compose project of its own: what runs already is left alone."""
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -9,12 +10,13 @@ from typing import Any, Literal
 from loadtest import probe
 from loadtest.fleet import Fleet, InCompose, Local
 from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, http
+from stack import ROOT, docker
 from stack import containers as stack_containers
-from stack import docker
 from stack.console import CommandError
 from stack.environment import Environment
 
-PROJECT = "greenstack-loadtest"
+# One for each checkout, as another's experiment is not ours to replace.
+PROJECT = f"greenstack-loadtest-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 # s between SIGTERM and SIGKILL for the application: it takes its socket away at once, and nothing is in
 # flight any more that a longer drain would save.
 STOP = "1"

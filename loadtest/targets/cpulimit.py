@@ -19,7 +19,8 @@ class CpuLimit:
         self.cpus: float | None = cpus if 0 < cpus < len(os.sched_getaffinity(0)) else None
         self.folder: Path | None = self._make() if self.cpus else None
         if self.cpus and not self.folder:
-            self.cpus = float(math.ceil(self.cpus))  # whole CPUs are all that affinity knows
+            whole = math.ceil(self.cpus)  # affinity knows no parts
+            self.cpus = float(whole) if whole < len(os.sched_getaffinity(0)) else None
 
     def _make(self) -> Path | None:
         mine = Cgroup.of()

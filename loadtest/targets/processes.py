@@ -1,6 +1,7 @@
 """The stack as local processes: Gunicorn, and nginx in front of it where there is one."""
 
 import contextlib
+import math
 import shutil
 import signal
 import socket
@@ -49,7 +50,12 @@ class Processes:
 
     def _start_nginx(self) -> None:
         listen = self.url.removeprefix("http://")
-        own = {"NGINX_RUN_DIR": str(self.folder / "nginx"), "NGINX_LISTEN": listen, "BIND": self._bind}
+        own = {
+            "NGINX_RUN_DIR": str(self.folder / "nginx"),
+            "NGINX_LISTEN": listen,
+            "BIND": self._bind,
+            "HOST_ADDRESSES": local.HOST_ADDRESSES,
+        }
         with (self.folder / "nginx.log").open("wb") as log:
             # Its access log goes to stdout: nobody reads it, so nobody pays for the disk.
             self.nginx = subprocess.Popen(
@@ -126,7 +132,8 @@ class Processes:
             return None
         nginx = (self.nginx.pid,) if self.nginx else ()
         seen = probe.snapshot(self.app.pid)
-        if (limit := self.cpu_limit.cpus) is not None:  # this process is not inside it, so it could not see it
+        limit = self.cpu_limit.cpus  # this process is not inside it, so it could not see it
+        if limit is not None and limit < (seen["cpu_quota"] or math.inf):
             seen |= self.cpu_limit.figures() | {"usable_cpus": max(1, -int(-limit // 1))}
         return Snapshot(seen, (self.app.pid, *nginx))
 

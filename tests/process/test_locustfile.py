@@ -75,6 +75,14 @@ def measured(app: App, rate: float, length: int, event: Callable[[], None] = lam
         return seconds.measured(stream.records, done[0], done[-1])
 
 
+def generators() -> Iterator[psutil.Process]:
+    """The Locust processes below this one."""
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # zombies of other tests, too
+            if "locust" in one.cmdline():
+                yield one
+
+
 def slowest_twentieth(load: seconds.Load) -> float:
     return float(load.latencies.get_value_at_percentile(95)) / 1e6
 
@@ -101,7 +109,7 @@ def test_whoever_comes_while_the_server_stands_still_waits(tmp_path: Path) -> No
 
 def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
     def hold_generators() -> None:
-        held = [one for one in psutil.Process().children(recursive=True) if "locust" in one.cmdline()]
+        held = list(generators())
         for one in held:
             one.suspend()
         time.sleep(1)

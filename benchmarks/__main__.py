@@ -13,8 +13,8 @@ from benchmarks import arena, report, small
 from benchmarks.contestants import CONTESTANTS, OURS, chosen
 from benchmarks.machine import describe, versions
 from benchmarks.rounds import play
-from stack import containers, docker, environment
-from stack.console import REFUSED, CommandError, out, run, say
+from greenstack.cli import containers, docker, environment
+from greenstack.cli.console import REFUSED, CommandError, out, run, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROFILE = "prod"

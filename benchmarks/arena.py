@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.cgroup import Cgroup
-
 from benchmarks import cpu
 from benchmarks.contestants import Contestant
-from stack import ROOT
-from stack.console import CommandError, out
-from stack.docker import Compose, output
-from stack.environment import Environment
+from greenstack.cli import ROOT
+from greenstack.cli.console import CommandError, out
+from greenstack.cli.docker import Compose, output
+from greenstack.cli.environment import Environment
+from greenstack.server.cgroup import Cgroup
 
 HERE = Path(__file__).resolve().parent
 IMAGE = "greenstack-bench"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arena import IMAGE
-from stack.docker import output
+from greenstack.cli.docker import output
 
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "gunicorn", "granian", "hypercorn", "fastapi-cli")
 _PYTHON = (

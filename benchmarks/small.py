@@ -8,10 +8,10 @@ import time
 
 from benchmarks.arena import Running, workers
 from benchmarks.contestants import WORKERS
-from stack import ROOT
-from stack.console import CommandError
-from stack.docker import Compose
-from stack.environment import Environment
+from greenstack.cli import ROOT
+from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Compose
+from greenstack.cli.environment import Environment
 
 SECONDS = 120  # two of each health check, which Docker makes every 60 s
 CLIENTS = 2000

@@ -11,14 +11,15 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# The folder that Gunicorn is started in, as Gunicorn does itself before it imports the application.
+sys.path.insert(0, os.getcwd())
 
-from server import check, effective, hooks
-from server.capacity import worker_count
-from server.hooks import WORKER_ENV, get_worker_id  # noqa: F401 - names of the seed, for the user's hooks
-from server.log import Logger
-from server.settings import Settings
-from server.worker import Worker
+from greenstack.server import check, effective, hooks
+from greenstack.server.capacity import worker_count
+from greenstack.server.hooks import WORKER_ENV, get_worker_id  # noqa: F401 - names of the seed, for the user's hooks
+from greenstack.server.log import Logger
+from greenstack.server.settings import Settings
+from greenstack.server.worker import Worker
 
 
 def _refuse(lines: list[str]) -> None:
@@ -29,7 +30,7 @@ def _refuse(lines: list[str]) -> None:
 
 
 _refuse(check.problems(os.environ))
-settings = Settings()
+settings = Settings.from_environ(os.environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}
     _refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])
@@ -37,8 +38,8 @@ Worker.settings = settings
 Logger.json_lines = settings.log_format == "json"
 
 wsgi_app = settings.app_module
-worker_class = "server.worker.Worker"
-logger_class = "server.log.Logger"
+worker_class = "greenstack.server.worker.Worker"
+logger_class = "greenstack.server.log.Logger"
 
 workers = worker_count(settings).count
 bind = settings.address
@@ -59,7 +60,6 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 
 
-sys.path.insert(0, os.getcwd())  # as Gunicorn does before it imports the application
 _refuse(hooks.problems(settings.app_module))
 globals().update(hooks.with_users_own(settings.app_module))
 

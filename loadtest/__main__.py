@@ -1,7 +1,7 @@
 """`python -m loadtest`."""
 
+from greenstack.cli.console import run
 from loadtest.cli import app
-from stack.console import run
 
 if __name__ == "__main__":
     run(app)

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -14,13 +13,13 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from greenstack.cli import RUN, check_env, environment
+from greenstack.cli.console import REFUSED, CommandError, out, say
 from loadtest import compare, experiment, machine, options, report, results, targets, terminal
 from loadtest.experiment import Experiment
 from loadtest.machine import ROOT
 from loadtest.options import Options
 from loadtest.results import Results
-from stack import RUN, check_env, environment
-from stack.console import REFUSED, CommandError, out, say
 
 RESULTS = ROOT / "loadtest/results"
 REGRESSION, CANNOT, INTERRUPTED = 1, 3, 130
@@ -38,12 +37,6 @@ def run(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is None:
         raise typer.Exit(measure(options.read(os.environ)))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of results.json."""
-    print(json.dumps(results.schema(), indent=1, sort_keys=True))
 
 
 @app.command("report")

@@ -9,14 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from greenstack.cli.console import REFUSED, CommandError
+from greenstack.cli.environment import Environment, profiles, resolve
 from loadtest import ceiling, evidence, limit, machine, measure, pilot, results, schedule
 from loadtest.measure import Conditions
 from loadtest.options import PROFILE, Options
 from loadtest.results import Limits, Results, Run, Setup
 from loadtest.schedule import Plan, Step
 from loadtest.targets import NotReadyError, Snapshot, Target
-from stack.console import REFUSED, CommandError
-from stack.environment import Environment, profiles, resolve
 
 PRODUCTION = "prod"  # the profile whose worker count the load test is asked for
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from greenstack.cli import docker, local
+from greenstack.cli.docker import Compose
 from loadtest.machine import ROOT, SCENARIO
 from loadtest.targets import http
-from stack import docker, local
-from stack.docker import Compose
 
 STOP_DEADLINE = 5.0  # s; what is still in flight after the last measured second is nobody's loss
 CONF = Path(__file__).with_name("fixed-answer.conf")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from greenstack.cli.console import CommandError
 from loadtest import seconds
 from loadtest.fleet import Ended, Fleet
-from stack.console import CommandError
 
 POLL = 0.1  # s between two looks at the records
 RUN_TIME_MAX = 600  # s; more than any run takes: a generator whose experiment was killed ends by itself

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.capacity import usable_cpus
-
+from greenstack.server.capacity import usable_cpus
 from loadtest import generator, machine, seconds
 from loadtest.measure import Progress
 from loadtest.targets import Target

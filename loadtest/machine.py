@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from greenstack.cli.environment import Environment
 from loadtest.results import Machine
-from stack.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = Path(__file__).with_name("locustfile.py")

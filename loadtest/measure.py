@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from greenstack.cli.console import CommandError
 from loadtest import generator, machine, seconds, validity
 from loadtest.fleet import Fleet
 from loadtest.results import FindingResult, GeneratorResult, RouteResult, Run, WorkerResult
 from loadtest.schedule import WARM_UP_MIN, Plan, Step, seconds_of
 from loadtest.targets import NotReadyError, Snapshot, Target
-from stack.console import CommandError
 
 Progress = Callable[[list[dict[str, Any]]], None]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from greenstack.cli import environment
+from greenstack.cli.console import REFUSED, CommandError
 from loadtest.schedule import Mode
-from stack import environment
-from stack.console import REFUSED, CommandError
 
 SLO_P99_MS = 100.0  # ms; what people still feel as immediate (Nielsen, Usability Engineering, 1993)
 PROFILE = "loadtest"
-WORKERS_MAX = 1024  # as docker/server/settings.py has it
+WORKERS_MAX = 1024  # as greenstack/server/settings.py has it
 COUNTS_MAX = 12  # counts to compare; each takes minutes, and more than that are not needed to see a shape
 
 

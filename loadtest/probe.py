@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server.capacity import usable_cpus  # docker/server: one reader of control groups for server and load test
-from server.cgroup import Cgroup
+from greenstack.server.capacity import (
+    usable_cpus,  # greenstack/server: one reader of control groups for server and load test
+)
+from greenstack.server.cgroup import Cgroup
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -1,18 +1,16 @@
 """results.json: what an experiment was, what it measured, what follows. Written whole after every run.
 
-The models are the definition; `results.schema.json` beside them is made of them
-(`python -m loadtest schema`) for readers in other languages. `version` grows with every change that
-breaks one.
+The models are the definition. `version` grows with every change that breaks a reader.
 """
 
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stack.console import REFUSED, CommandError
+from greenstack.cli.console import REFUSED, CommandError
 
 VERSION = 1
 FILE = "results.json"
@@ -233,15 +231,6 @@ class Results(Model):
         """Give the runs of `phase` that are not invalid; of a repeated step the last one."""
         kept = {run.key: run for run in self.runs if run.phase == phase and run.state != "invalid"}
         return list(kept.values())
-
-
-def schema() -> dict[str, Any]:
-    """Give the JSON Schema of the file."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:greenstack:loadtest:results:{VERSION}",
-        **Results.model_json_schema(),
-    }
 
 
 def write(results: Results, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """For all tests."""
 
 import pytest
-from server import check
+
+from greenstack.server import check
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from stack.console import CommandError
-from stack.environment import Environment
+from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment
 
 if TYPE_CHECKING:
     from loadtest.fleet import Fleet
@@ -61,10 +61,10 @@ class Target(Protocol):
 
 def choose(wanted: str, environment: Environment) -> Target:
     """Give the target that was asked for: a URL, "containers", "processes", or "" for what this machine has."""
+    from greenstack.cli import docker  # noqa: PLC0415
     from loadtest.targets.containers import Containers  # noqa: PLC0415 - they import this module
     from loadtest.targets.processes import Processes  # noqa: PLC0415
     from loadtest.targets.url import Url  # noqa: PLC0415
-    from stack import docker  # noqa: PLC0415
 
     if wanted.startswith("http"):
         return Url(wanted)

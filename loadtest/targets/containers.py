@@ -7,13 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
+from greenstack.cli import ROOT, docker
+from greenstack.cli import containers as stack_containers
+from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment
 from loadtest import probe
 from loadtest.fleet import Fleet, InCompose, Local
 from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, http
-from stack import ROOT, docker
-from stack import containers as stack_containers
-from stack.console import CommandError
-from stack.environment import Environment
 
 # One for each checkout, as another's experiment is not ours to replace.
 PROJECT = f"greenstack-loadtest-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"

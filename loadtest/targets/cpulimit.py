@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server.cgroup import Cgroup
+from greenstack.server.cgroup import Cgroup
 
 PERIOD = 100_000  # µs, Docker's own
 

@@ -14,11 +14,11 @@ from typing import Literal
 
 import psutil
 
+from greenstack.cli import ROOT, check_env, local
+from greenstack.cli.environment import Environment
 from loadtest import probe
 from loadtest.fleet import Fleet, Local
 from loadtest.targets import READY_DEADLINE, NotReadyError, Snapshot, cpulimit, http
-from stack import ROOT, check_env, local
-from stack.environment import Environment
 
 STOP_DEADLINE = 1.0  # s; nothing is in flight any more, so there is nothing to be graceful about
 

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Step 1: defaults and checks. All faults are named, one line each; then exit 2, so that nothing starts halfway.
-# The settings' reference is docs/settings.md; bounds and defaults are those of docker/server/settings.py.
+# The settings' reference is docs/settings.md; bounds and defaults are those of greenstack/server/settings.py.
 
 : "${NGINX_RUN_DIR:=/tmp/nginx}" # what nginx and these scripts write: rendered files, sockets, pid; small
 : "${NGINX_TEMP_DIR:=}"          # where bodies of requests wait, on a disk: they would fill the memory; in it by default

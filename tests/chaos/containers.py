@@ -31,7 +31,7 @@ class Containers(Probed):
     def command(self, *arguments: str, check: bool = True, **settings: str) -> str:
         """Run `python -m stack …` as `make …` does, and give what it says; AssertionError where it fails."""
         environment = {**self.project.environ, **settings}
-        done = project.run([sys.executable, "-m", "stack", *arguments], environment, project.ROOT, check=False)
+        done = project.run([sys.executable, "-m", "greenstack.cli", *arguments], environment, project.ROOT, check=False)
         assert (done.returncode == 0) == check, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from server.settings import Settings
 
+from greenstack.server.settings import Settings
 from tests.chaos.load import LostError, Response, ask, until
 from tests.chaos.probe import JOURNAL
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stack import environment
-from stack import images as base_images
-from stack.docker import why_none
+from greenstack.cli import base_images, environment
+from greenstack.cli.docker import why_none
 from tests.container.project import PROBE, ROOT, Stack, docker
 
 FOLDER = Path(__file__).parent

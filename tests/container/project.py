@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from server.settings import Settings
 
-from stack import check_env
+from greenstack.cli import check_env
+from greenstack.server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROBE = "compose.yaml:tests/container/compose.probe.yaml"

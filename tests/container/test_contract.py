@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from server.settings import Settings
 
+from greenstack.server.settings import Settings
 from tests.container.project import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

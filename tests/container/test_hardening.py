@@ -107,5 +107,5 @@ print(started); stop.set()
 
 def test_cpu_limit_acts(limited: Stack) -> None:
     # The container's quota, read from inside as the worker count does; 64 MiB hold no more than one worker anyway.
-    status, out = run(limited, "from server.cgroup import Cgroup; print(Cgroup.of().cpu_quota())")
+    status, out = run(limited, "from greenstack.server.cgroup import Cgroup; print(Cgroup.of().cpu_quota())")
     assert (status, float(out)) == (0, 0.5)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from stack.image_report import compressed_size
+from greenstack.cli.image_report import compressed_size
 from tests.container.project import ROOT, docker, until
 
 # Names of programs that the runtime image has no use for and an intruder would.
@@ -71,7 +71,7 @@ def test_app_image_says_how_it_wants_to_be_run(app_image: str) -> None:
     assert config["StopSignal"] == "SIGTERM"
     assert [*config["Entrypoint"], *config["Cmd"]] == ["python3", "-m", "gunicorn", "-c", "docker/gunicorn_conf.py"]
     assert config["ExposedPorts"] == {"8080/tcp": {}}
-    assert config["Healthcheck"]["Test"] == ["CMD", "python3", "-I", "-S", "docker/server/healthcheck.py"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "python3", "-I", "-S", "greenstack/server/healthcheck.py"]
     # Ignored without a start period (moby #49900).
     assert 0 < config["Healthcheck"]["StartInterval"] <= 1e9 < config["Healthcheck"]["StartPeriod"]
 

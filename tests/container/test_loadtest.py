@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
+from greenstack.cli.environment import resolve
 from loadtest import ceiling, generator, seconds
 from loadtest.targets import containers
 from loadtest.targets.containers import PROJECT
-from stack.environment import resolve
 from tests.container.project import ROOT, bare_environment, docker
 
 FILES = {"results.json", "report.html", "summary.md"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stack import environment
+from greenstack.cli import environment
 from tests.container.project import ROOT, bare_environment, run
 
 PROFILE = """\

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import images as base_images
+from greenstack.cli import base_images
 from tests.container.conftest import Start
 from tests.container.project import ROOT, Stack, bare_environment, docker, run, until
 
@@ -88,7 +88,7 @@ def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
 def test_offline(start: Start, project: Path, built_here: dict[str, str]) -> None:
     for base in base_images.BASES:
         if docker("image", "inspect", base.stand_in, check=False).returncode:
-            command = [str(ROOT / "docker/debian-images.sh"), base.built_by]
+            command = [str(ROOT / "tools/debian-images.sh"), base.built_by]
             done = run(command, bare_environment(), ROOT, check=False)
             if done.returncode:
                 pytest.skip(f"{base.stand_in} cannot be built here: {done.stderr.strip().splitlines()[-1]}")

@@ -11,8 +11,8 @@ import re
 
 import httpx
 import pytest
-from server.settings import Settings
 
+from greenstack.server.settings import Settings
 from tests.container.conftest import QUICK, Start
 from tests.container.project import Stack, docker, until
 

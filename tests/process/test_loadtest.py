@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from greenstack.cli import ROOT
+from greenstack.cli.environment import Environment
 from loadtest import machine, report
 from loadtest.experiment import Experiment, begin
 from loadtest.options import Options
 from loadtest.schedule import Plan
 from loadtest.targets.processes import Processes
-from stack import ROOT
-from stack.environment import Environment
 
 APPS = "tests.unit.loadtest.slow_apps"
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ["app", "docker", "nginx", "stack", "env", "compose.yaml", "compose.dev.yaml"]
+COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
 LINE = 'return {"Hello": "World"}'
 needs_nginx = pytest.mark.skipif(
     not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_NGINX") != "1",
@@ -44,9 +44,9 @@ class Repository:
             "GRACEFUL_TIMEOUT": "6", "KEEP_ALIVE": "1", "DOCKER_HOST": f"unix://{self.root}/no-engine",
             "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
-        program = ["-m", "stack"]
+        program = ["-m", "greenstack.cli"]
         if not self.nginx:
-            hide = "import stack.local, stack.__main__ as main; stack.local.PATH = '/nonexistent'; main.run(main.app)"
+            hide = "from greenstack.cli import local, main; local.PATH = '/nonexistent'; main.run(main.app)"
             program = ["-c", hide]
         return subprocess.run(
             [sys.executable, *program, *arguments], cwd=self.root, env=environ | variables, check=False,

@@ -17,9 +17,9 @@ import pytest
 
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
+from greenstack.cli import ROOT
 from loadtest import generator, seconds
 from loadtest.fleet import Local
-from stack import ROOT
 from tests.chaos.load import until
 
 RATE = 200  # requests/s

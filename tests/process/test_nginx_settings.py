@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server.settings import Settings
 
+from greenstack.server.settings import Settings
 from tests.chaos.load import until
 from tests.process.nginx_helpers import ENTRYPOINT, MISSING, PATH, START, App, Nginx, knows, needs_nginx, nginx
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server.cgroup import Cgroup
+
+from greenstack.server.cgroup import Cgroup
 
 from .conftest import CONF, ROOT, Gunicorn, environment, free_port
 
@@ -39,7 +40,7 @@ def test_six_faults_at_once(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[CONF], ["-m", "server.check"], ["-m", "gunicorn", "-c", CONF, "--check-config"]], ids=str
+    "command", [[CONF], ["-m", "greenstack.server.check"], ["-m", "gunicorn", "-c", CONF, "--check-config"]], ids=str
 )
 def test_every_way_in_refuses(command: list[object]) -> None:
     done = subprocess.run(
@@ -57,7 +58,7 @@ def test_every_way_in_refuses(command: list[object]) -> None:
 def checked(project: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run the container's check in `project`."""
     return subprocess.run(
-        [sys.executable, "-m", "server.check"], cwd=project, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "greenstack.server.check"], cwd=project, capture_output=True, text=True, check=False,
         env=environment({"PYTHONPATH": str(ROOT / "docker"), **variables}),
     )  # fmt: skip
 

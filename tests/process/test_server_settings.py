@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from server.capacity import worker_count
-from server.settings import Settings
+
+from greenstack.server.capacity import worker_count
+from greenstack.server.settings import Settings
 
 from .conftest import CONF, ROOT, Gunicorn, environment, free_port, until
 

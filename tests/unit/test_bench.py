@@ -18,8 +18,8 @@ from benchmarks.aims import verdicts
 from benchmarks.contestants import CONTESTANTS, OURS, Contestant, chosen
 from benchmarks.ratios import against, at_its_best, medians, ratio
 from benchmarks.rounds import Row
-from stack import environment
-from stack.console import CommandError
+from greenstack.cli import environment
+from greenstack.cli.console import CommandError
 
 STOCK = tuple(it for it in CONTESTANTS if it.name == "stock")
 

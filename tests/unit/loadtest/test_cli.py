@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
+from greenstack.cli import ROOT
+from greenstack.cli.console import CommandError
 from loadtest import ceiling, cli, experiment, limit, measure, options, pilot, report, results, schedule, targets
 from loadtest.fleet import Local
 from loadtest.results import Ceiling, FindingResult, Pilot
 from loadtest.targets import NotReadyError, Snapshot
-from stack import ROOT
-from stack.console import CommandError
 from tests.unit.loadtest import made_up
 
 

@@ -8,10 +8,10 @@ import sys
 import psutil
 import pytest
 
+from greenstack.cli.environment import resolve
 from loadtest import machine
 from loadtest.limit import GENERATOR, SPARE, STEPS, Cost, fair
 from loadtest.targets.cpulimit import CpuLimit
-from stack.environment import resolve
 
 LIGHT = Cost(application=115e-6, proxy=27e-6, generator=130e-6)
 HEAVY = Cost(application=5e-3, proxy=50e-6, generator=200e-6)

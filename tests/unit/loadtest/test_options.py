@@ -1,7 +1,7 @@
 import pytest
 
+from greenstack.cli.console import CommandError
 from loadtest import options
-from stack.console import CommandError
 
 
 def test_defaults():

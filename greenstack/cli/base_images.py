@@ -1,0 +1,93 @@
+"""Finds base images and a CA bundle for the builds, whatever this machine reaches."""
+
+import os
+import selectors
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from greenstack.cli import ROOT, check_env, docker
+from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.cli.environment import Environment
+
+REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
+CA_LIMIT = 500 * 1024  # bytes; BuildKit takes no larger secret
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base image by the variable that chooses it, and what replaces it where no registry is reached."""
+
+    variable: str
+    stand_in: str
+    built_by: str
+
+
+BASES = (
+    Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python"),
+    Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx"),
+)
+
+
+def choices(environment: Environment) -> dict[str, str]:
+    """Give the variables that make the builds work here. Base images are pulled or built if need be."""
+    found = _ca_bundle(environment)
+    for base in BASES:
+        chosen = environment.values.get(base.variable)
+        image = chosen or _base_image(base)
+        if image == base.stand_in and not docker.has_image(image):
+            _build(base)
+        if not chosen:
+            found[base.variable] = image
+    return found
+
+
+def _base_image(base: Base) -> str:
+    official = check_env.compose_knobs()[base.variable]
+    if docker.has_image(official):
+        return official
+    if docker.has_image(base.stand_in):
+        say(f"{official} is not here: building on {base.stand_in}, made of Debian packages")
+        return base.stand_in
+    if _pull(official):
+        return official
+    say(f"{official} cannot be had from a registry: building {base.stand_in} from Debian packages instead")
+    return base.stand_in
+
+
+def _pull(image: str) -> bool:
+    """Pull `image`; False if the registry does not begin to answer in time or has no such image."""
+    say(f"pulling {image}")
+    read, write = os.pipe()
+    with open(read, "rb") as progress, selectors.DefaultSelector() as selector:
+        pull = subprocess.Popen(["docker", "pull", image], stdout=write, stderr=subprocess.DEVNULL)
+        os.close(write)
+        selector.register(progress, selectors.EVENT_READ)
+        if not selector.select(REGISTRY_DEADLINE):
+            pull.kill()
+        # Once it has begun it may take as long as a slow line needs.
+        progress.read()
+        return pull.wait() == 0
+
+
+def _build(base: Base) -> None:
+    done = subprocess.run([ROOT / "tools/debian-images.sh", base.built_by], check=False)
+    if done.returncode:
+        raise CommandError(
+            f"{base.variable}: no base image: neither a registry nor Debian packages could give one (see above); "
+            f"name an image that you have: make up {base.variable}=…"
+        )
+
+
+def _ca_bundle(environment: Environment) -> dict[str, str]:
+    """Give `CA_BUNDLE`, for networks that inspect TLS: as set, else what this machine's own tools use."""
+    chosen = environment.values.get("CA_BUNDLE")
+    if chosen:
+        if not (ROOT / chosen).is_file() and chosen != os.devnull:
+            raise CommandError(f"CA_BUNDLE={chosen}: no such file; allowed: a file of CA certificates", status=REFUSED)
+        return {}
+    for name in ("SSL_CERT_FILE", "PIP_CERT"):
+        file = Path(os.environ.get(name) or os.devnull)
+        if file.is_file() and file.stat().st_size <= CA_LIMIT:
+            return {"CA_BUNDLE": str(file.resolve())}
+    return {}

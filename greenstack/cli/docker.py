@@ -1,0 +1,161 @@
+"""Talks to Docker: is an engine there, and `docker compose` with the files and settings of a profile."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from greenstack.cli import ROOT
+from greenstack.cli.console import REFUSED, CommandError
+from greenstack.cli.environment import Environment
+
+ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
+
+
+def why_none() -> str | None:
+    """Say why no Docker Engine with Compose can be used; None if one can."""
+    if not shutil.which("docker"):
+        return "no docker command is installed"
+    try:
+        engine = _run("docker", "version", "--format", "{{.Server.APIVersion}}")
+        compose = _run("docker", "compose", "version")
+    except subprocess.TimeoutExpired:
+        return f"the Docker Engine does not answer within {ANSWER_DEADLINE} s"
+    if engine.returncode:
+        return (engine.stderr.strip().splitlines() or ["it does not answer"])[-1]
+    return "docker has no Compose plugin" if compose.returncode else None
+
+
+def has_compose() -> bool:
+    """Tell whether `docker compose` is there; much of it works without an engine."""
+    return bool(shutil.which("docker")) and _run("docker", "compose", "version").returncode == 0
+
+
+def require() -> None:
+    """Raise CommandError where no engine answers."""
+    if reason := why_none():
+        raise CommandError(f"this needs a Docker Engine: {reason}; start one, on Debian with: make engine")
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_DEADLINE, check=False)
+
+
+def output(*arguments: str, stdin: str = "") -> str:
+    """Run `docker` and give what it prints; CommandError with its last line where it fails."""
+    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandError(f"docker {' '.join(arguments[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return done.stdout
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """Give all that the engine knows about a container."""
+    found: list[dict[str, Any]] = json.loads(output("inspect", name))
+    return found[0]
+
+
+def environ(name: str) -> dict[str, str]:
+    """Give the environment that a container was made with."""
+    words = [word.partition("=") for word in inspect(name)["Config"]["Env"]]
+    return {key: value for key, _, value in words}
+
+
+def has_image(name: str) -> bool:
+    """Tell whether the engine has the image `name` already."""
+    return _run("docker", "image", "inspect", name).returncode == 0
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of the stack. `health` is empty where the service has no healthcheck."""
+
+    id: str
+    name: str
+    service: str
+    state: str
+    health: str
+    exit_code: int
+
+    @property
+    def well(self) -> bool:
+        """Whether it does what it should: it is healthy, or was meant to end and did."""
+        if self.state == "exited":
+            return self.exit_code == 0
+        return self.state == "running" and self.health in ("", "healthy")
+
+    @property
+    def broken(self) -> bool:
+        """Whether it will not get well by waiting."""
+        return not self.well and (self.state in ("exited", "restarting", "dead") or self.health == "unhealthy")
+
+
+@dataclass(frozen=True)
+class Compose:
+    """`docker compose` with the files of a profile; `extra` goes before everything but the shell."""
+
+    environment: Environment
+    extra: dict[str, str]
+
+    def command(self, *arguments: str) -> list[str]:
+        """Give the command line, with the profile's files in front."""
+        files = [word for file in self.environment.files for word in ("--env-file", _short(file))]
+        return ["docker", "compose", *files, *arguments]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of that command: the shell's, and what was found out for it."""
+        return {**os.environ, **self.extra}
+
+    def quiet(self, *arguments: str) -> None:
+        """Run it silently; where it fails, raise CommandError with everything it printed."""
+        done = subprocess.run(
+            self.command("--progress", "plain", *arguments),
+            cwd=ROOT,
+            env=self.environ,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if done.returncode:
+            raise CommandError(*done.stdout.rstrip().splitlines(), f"docker compose {arguments[0]} failed: see above")
+
+    def output(self, *arguments: str) -> str:
+        """Run it and give what it prints on stdout; CommandError with its last line where it fails."""
+        done = self._captured(*arguments)
+        if done.returncode:
+            raise CommandError((done.stderr.strip().splitlines() or [f"docker compose {arguments[0]} failed"])[-1])
+        return done.stdout
+
+    def containers(self, *services: str) -> list[Container]:
+        """List the containers of `services`, stopped ones too; of all services where none is named."""
+        lines = self.output("ps", "--all", "--format", "json", *services).splitlines()
+        return [_container(json.loads(line)) for line in lines]
+
+    def configuration(self) -> dict[str, Any]:
+        """Give Compose's files with all settings put in."""
+        found: dict[str, Any] = json.loads(self.output("config", "--format", "json"))
+        return found
+
+    def require_valid(self) -> None:
+        """Raise CommandError where Compose refuses its files."""
+        done = self._captured("config", "--quiet")
+        if done.returncode:
+            raise CommandError(*done.stderr.strip().splitlines(), status=REFUSED)
+
+    def _captured(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
+        )
+
+
+def _container(item: dict[str, Any]) -> Container:
+    return Container(item["ID"], item["Name"], item["Service"], item["State"], item["Health"], item["ExitCode"])
+
+
+def _short(file: Path) -> str:
+    return str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)

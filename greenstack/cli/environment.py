@@ -1,0 +1,86 @@
+"""Where each setting comes from: the shell before env/<profile>.local.env before env/<profile>.env."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from greenstack.cli import ROOT, RUN, env_file
+from greenstack.cli.console import REFUSED, CommandError
+
+SHELL = "shell"
+_REMEMBERED = RUN / "profile"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The effective environment of the stack.
+
+    `values` holds everything, the shell's own variables included; `sources` tells for each name of a file or
+    of both where its value is from; `written` are the names that the files assign, with the place.
+    """
+
+    profile: str
+    files: tuple[Path, ...]
+    values: dict[str, str]
+    sources: dict[str, str]
+    written: dict[str, str]
+    faults: list[str]
+
+
+def profiles(root: Path = ROOT) -> list[str]:
+    """Name the profiles that exist."""
+    names = (path.name.removesuffix(".env") for path in (root / "env").glob("*.env"))
+    return sorted(name for name in names if not name.endswith(".local"))
+
+
+def profile_files(profile: str, shell: Mapping[str, str], root: Path = ROOT) -> tuple[Path, ...]:
+    """Give the files of `profile`, the later ones win. Without one: those that Compose itself would read."""
+    if not profile:
+        named = [Path(name) for name in shell.get("COMPOSE_ENV_FILES", "").split(",") if name]
+        return tuple(root / name for name in named) or tuple(file for file in [root / ".env"] if file.is_file())
+    if profile not in profiles(root):
+        raise CommandError(f"PROFILE={profile}: there is none; allowed: {', '.join(profiles(root))}", status=REFUSED)
+    local = root / f"env/{profile}.local.env"
+    return (root / f"env/{profile}.env", *([local] if local.exists() else []))
+
+
+def resolve(profile: str, shell: Mapping[str, str] | None = None, root: Path = ROOT) -> Environment:
+    """Read the files of `profile` below the shell's environment. Raises CommandError where one cannot be read."""
+    shell = os.environ if shell is None else shell
+    files = profile_files(profile, shell, root)
+    values: dict[str, str] = {}
+    written: dict[str, str] = {}
+    faults: list[str] = []
+    for file in files:
+        label = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+        try:
+            content = env_file.read(file, {**values, **shell}, label)
+        except OSError as error:
+            raise CommandError(f"{label}: cannot be read: {error.strerror}", status=REFUSED) from None
+        faults += content.faults
+        for item in content.values.values():
+            values[item.name] = item.value
+            written[item.name] = f"{label}:{item.line}"
+    sources = {name: SHELL if name in shell else place for name, place in written.items()}
+    sources |= {name: SHELL for name in shell if name not in sources}
+    return Environment(profile, files, {**values, **shell}, sources, written, faults)
+
+
+def remember(profile: str) -> None:
+    """Keep the profile that the stack was brought up with, for the commands that follow."""
+    RUN.mkdir(exist_ok=True)
+    _REMEMBERED.write_text(f"{profile}\n")
+
+
+def forget() -> None:
+    """Drop what `remember` kept."""
+    _REMEMBERED.unlink(missing_ok=True)
+
+
+def current(profile: str) -> str:
+    """Give `profile`, or where it is empty the one that the stack was brought up with."""
+    if profile or not _REMEMBERED.is_file():
+        return profile
+    kept = _REMEMBERED.read_text().strip()
+    return kept if kept in profiles() else ""

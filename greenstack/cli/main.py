@@ -1,0 +1,205 @@
+"""`greenstack COMMAND`: the commands that the Makefile calls."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from greenstack.cli import (
+    ROOT,
+    RUN,
+    check_env,
+    containers,
+    docker,
+    environment,
+    image_report,
+    local,
+    reference,
+    rollout,
+)
+from greenstack.cli.console import CommandError, out, run, say
+from greenstack.cli.docker import Compose
+from greenstack.cli.environment import Environment
+
+REPLICAS_MAX = 12  # as many slots as nginx has (nginx/entrypoint.d/20-derive.sh)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Profile = Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env below the shell's settings")]
+
+
+@app.command()
+def up(profile: Profile = "") -> None:
+    """Build and start the stack, wait until it is healthy."""
+    chosen = environment.resolve(profile)
+    reason = docker.why_none()
+    if reason:
+        check_env.require(chosen, importing=True)
+        say(f"no Docker Engine ({reason}): running the stack as local processes")
+        local.up(chosen)
+    else:
+        compose = containers.checked(chosen)
+        if local.running():
+            say("ending the local processes")
+            local.down(chosen)
+        containers.up(compose)
+    environment.remember(profile)
+    say(f"the stack answers at {containers.url(chosen)}")
+
+
+@app.command()
+def down(profile: Profile = "") -> None:
+    """Stop the stack and remove what it left."""
+    chosen = _current(profile)
+    if local.running():
+        local.down(chosen)
+    if not docker.why_none():
+        containers.down(chosen)
+    environment.forget()
+    say("nothing of the stack runs any more")
+
+
+@app.command()
+def logs(profile: Profile = "") -> None:
+    """Show the last log lines; on a terminal, follow them."""
+    follow = ["--follow"] if out.is_terminal else []
+    if files := sorted(RUN.glob("*.log") if local.running() else []):
+        names = [str(file.relative_to(ROOT)) for file in files]
+        _become("tail", "--lines=100", *(["-F"] if follow else []), *names)
+    _require_engine()
+    _compose("logs", "--tail=100", *follow, profile=profile)
+
+
+@app.command()
+def ps(profile: Profile = "") -> None:
+    """Show what runs."""
+    if processes := local.running():
+        for it in processes:
+            say(f"{it.name}: process {it.pid} and {len(it.members()) - 1} of its own, log {it.log.relative_to(ROOT)}")
+        say(f"the stack answers at {containers.url(_current(profile))}")
+        return
+    _require_engine()
+    _compose("ps", "--all", profile=profile)
+
+
+@app.command()
+def url(profile: Profile = "") -> None:
+    """Print where the stack answers."""
+    print(containers.url(_current(profile)).rstrip("/"))
+
+
+@app.command()
+def build(profile: Profile = "") -> None:
+    """Build the images."""
+    docker.require()
+    containers.build(containers.checked(environment.resolve(profile)))
+
+
+@app.command()
+def config(profile: Profile = "") -> None:
+    """Print the configuration in force: Compose's, or where there is none Gunicorn's."""
+    if docker.has_compose():
+        _compose("config", profile=profile)
+    chosen = _current(profile)
+    _become(sys.executable, "docker/gunicorn_conf.py", environ=chosen.values)
+
+
+@app.command("check-env")
+def check_env_(profile: Profile = "") -> None:
+    """Show every setting, its value and source, and all faults."""
+    chosen = environment.resolve(profile)
+    check_env.show(chosen)
+    check_env.require(chosen, importing=True)
+    say("all settings are in order")
+
+
+@app.command()
+def reload(profile: Profile = "") -> None:
+    """Start new workers with the code that is there, let the old ones finish."""
+    replicas = _replicas(_current(profile))
+    names = replicas.running()
+    if not names:
+        raise CommandError("nothing runs: make up")
+    rollout.reload(replicas)
+    say(f"reloaded {', '.join(names)}: changed code that workers import by themselves is in service")
+    say("not picked up: settings, code inside an image, code loaded before the workers (PRELOAD_APP=true): make deploy")
+
+
+@app.command()
+def deploy(profile: Profile = "") -> None:
+    """Build and start new replicas beside the old ones, then stop those."""
+    chosen = _current(profile)
+    if local.running():
+        check_env.require(chosen, importing=True)
+        local.require_nginx(chosen)
+        rollout.replace(local.Processes(chosen))
+    else:
+        _require_engine()
+        containers.deploy(containers.checked(chosen))
+    environment.remember(environment.current(profile))
+    say("the new version is in service")
+
+
+@app.command()
+def scale(count: Annotated[int, typer.Argument(min=1, max=REPLICAS_MAX, metavar="N")], profile: Profile = "") -> None:
+    """Run N replicas of the application."""
+    chosen = _current(profile)
+    replicas = _replicas(chosen)
+    running = len(replicas.running())
+    if not running:
+        raise CommandError("nothing runs: make up")
+    if count > running:  # new ones get the settings of now
+        if local.running():
+            check_env.require(chosen, importing=True)
+            local.require_nginx(chosen)
+        else:
+            containers.require_nginx(containers.checked(chosen, building=False))
+    rollout.scale(replicas, count)
+    say(f"replicas: {', '.join(replicas.running())}")
+
+
+@app.command("image-report")
+def image_report_(profile: Profile = "") -> None:
+    """Show what the application's image consists of."""
+    docker.require()
+    image_report.show(Compose(_current(profile), {}).configuration()["services"]["app"]["image"])
+
+
+@app.command("docs")
+def docs_() -> None:
+    """Print docs/settings.md."""
+    print(reference.page(), end="")
+
+
+def _require_engine() -> None:
+    """Raise CommandError where neither local processes nor containers can be running."""
+    if docker.why_none():
+        raise CommandError("nothing runs: make up")
+
+
+def _current(profile: str) -> Environment:
+    return environment.resolve(environment.current(profile))
+
+
+def _replicas(chosen: Environment) -> rollout.Replicas:
+    if local.running():
+        return local.Processes(chosen)
+    _require_engine()
+    return containers.Containers(Compose(chosen, {}))
+
+
+def _compose(*arguments: str, profile: str) -> None:
+    _become(*Compose(_current(profile), {}).command(*arguments))
+
+
+def _become(*command: str, environ: dict[str, str] | None = None) -> None:
+    """Let this process become `command`, so that its exit status and Ctrl-C are that one's own."""
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, environ or os.environ)  # noqa: S606 - a shell is what is not wanted
+
+
+def main() -> None:
+    """Run the command line."""
+    run(app)

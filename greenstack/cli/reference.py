@@ -1,0 +1,69 @@
+"""docs/settings.md, printed from the settings themselves so that it cannot differ from them."""
+
+from collections.abc import Iterator
+
+from greenstack.server.settings import Settings, allowed
+
+_INTRODUCTION = """\
+# Settings
+
+Printed by `make docs` from [settings.py](../greenstack/server/settings.py); a test compares the two. \
+`make check-env PROFILE=prod` shows
+what is in force, where it comes from and what is wrong with it.
+
+A setting is taken from the shell, else from `env/<profile>.local.env`, else from `env/<profile>.env`, else it is the \
+default.
+Unset and empty are the same, but for `ACCESS_LOG` and `ERROR_LOG`, where empty means none. `GUNICORN_CMD_ARGS`, \
+Gunicorn's own
+override, wins over all.
+
+In the stack `BIND` is `unix:/run/app/{hostname}.sock` and `FORWARDED_ALLOW_IPS` is `*`, as nobody but nginx \
+reaches the app;
+`HOST` and `PORT` are for Gunicorn alone. Where the stack answers is `HTTP_HOST` and `HTTP_PORT`.
+"""
+
+_TITLES = {
+    "server": "Server",
+    "application": "Application",
+    "nginx": "nginx",
+    "compose": "Compose",
+}
+
+_OUTSIDE = """
+## Images and builds
+
+Read by `compose.yaml` alone, where the defaults stand.
+
+| variable | meaning |
+|---|---|
+| `PYTHON_IMAGE`, `NGINX_BASE_IMAGE` | base images; unset, `make up` takes what this machine can have |
+| `APP_IMAGE`, `NGINX_IMAGE`, `TAG` | names of the images that are built |
+| `APP_TARGET` | stage of docker/Dockerfile |
+| `REVISION` | what the image's label says it was made from |
+| `CA_BUNDLE` | CA certificates for builds behind a proxy that inspects TLS; unset, `make up` takes `SSL_CERT_FILE` or \
+`PIP_CERT` |
+| `NGINX_MEMORY_LIMIT` | memory of the nginx container |
+| `LOG_MAX_SIZE`, `LOG_MAX_FILE` | rotation of each container's log |
+"""
+
+
+def page() -> str:
+    """Give the whole page."""
+    return "\n".join([_INTRODUCTION, *_tables()]) + _OUTSIDE
+
+
+def _tables() -> Iterator[str]:
+    for group, title in _TITLES.items():
+        yield f"## {title}\n\n| variable | default | allowed | meaning |\n|---|---|---|---|"
+        for field, info in Settings.model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra["group"] == group:
+                cells = [f"`{field.upper()}`", _default(info.default), allowed(info), str(info.description)]
+                yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        yield ""
+
+
+def _default(value: object) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return "" if value is None or value == "" else f"`{value}`"

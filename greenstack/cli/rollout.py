@@ -1,0 +1,158 @@
+"""Replaces, adds and removes replicas of the application without failing a request: new ones first.
+
+The same for containers and for local processes, which differ in what `Replicas` lists.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from greenstack.cli import local_process
+from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.server.settings import Settings
+
+READY_DEADLINE = 180  # s; an application that is not ready by then is taken for broken
+POLL = 0.2  # s; each look runs a docker command or two
+LISTED_DEADLINE = 15  # s; nginx looks once a second
+
+# What a reload would load, loaded by another Python: Gunicorn's configuration with its settings and hooks, then
+# the application. An arbiter that cannot read its configuration at a reload ends, and the service with it.
+RELOAD_CHECK = """
+import runpy, sys
+configuration = runpy.run_path("docker/gunicorn_conf.py")
+from greenstack.server.check import import_problem
+sys.exit(import_problem(configuration["wsgi_app"]))
+"""
+
+
+def fault_in(status: int, output: str) -> str | None:
+    """Give why `RELOAD_CHECK` failed from its exit status and what it printed; None if it did not."""
+    lines = output.strip().splitlines() or [f"the check ended with status {status}"]
+    if status == 0:
+        return None
+    return lines[-1] if any(line.startswith("Traceback ") for line in lines) else "\n".join(lines)
+
+
+class Replicas(Protocol):
+    """What runs the application: replicas have a name each."""
+
+    def running(self) -> list[str]:
+        """Names of all replicas, oldest first."""
+
+    def start(self, count: int) -> list[str]:
+        """Start `count` more, and give their names without waiting."""
+
+    def ready(self, name: str) -> bool:
+        """Whether this one accepts work; CommandError with its last words if it never will."""
+
+    def listed(self, name: str) -> bool:
+        """Whether nginx sends it requests."""
+
+    def environ(self, name: str) -> Mapping[str, str]:
+        """Give the environment it was started with."""
+
+    def workers(self, name: str) -> set[int]:
+        """Ids of its worker processes."""
+
+    def reload_fault(self, name: str) -> str | None:
+        """Try, in a process of its own, what it would load now; None, or why it could not."""
+
+    def hang_up(self, name: str) -> None:
+        """Tell its arbiter to start new workers in the place of the old ones."""
+
+    def stop(self, names: list[str]) -> None:
+        """Let these finish what they do, end and remove them."""
+
+    def log(self, name: str) -> list[str]:
+        """Give its last log lines."""
+
+
+def add(replicas: Replicas, count: int) -> list[str]:
+    """Start `count` replicas and wait until requests reach them; if they do not, CommandError and none is left."""
+    new = replicas.start(count)
+    with _removed_on_failure(replicas, new):
+        _await(replicas, new)
+    return new
+
+
+def replace(replicas: Replicas) -> None:
+    """Put a new replica in the place of each, all new ones before the first old one goes."""
+    old = replicas.running()
+    try:
+        add(replicas, len(old) or 1)
+    except CommandError as failure:
+        raise CommandError(
+            *failure.lines, "the new version did not become ready and is removed; the old one goes on"
+        ) from None
+    if old:
+        say("stopping the old version: it finishes the requests it has")
+        replicas.stop(old)
+
+
+def scale(replicas: Replicas, count: int) -> None:
+    """Bring the number of replicas to `count`; the newest ones go first."""
+    running = replicas.running()
+    if count > len(running):
+        add(replicas, count - len(running))
+    elif count < len(running):
+        replicas.stop(running[count:])
+
+
+def reload(replicas: Replicas) -> None:
+    """Renew all workers of all replicas, and wait until the old ones have left.
+
+    If what the new ones would load is broken, CommandError and all goes on as before.
+    """
+    names = replicas.running()
+    if faults := [fault for name in names if (fault := replicas.reload_fault(name))]:
+        raise CommandError(*dict.fromkeys(faults), "not reloaded: the service goes on as it is", status=REFUSED)
+    for name in names:
+        _renew(replicas, name)
+
+
+def _renew(replicas: Replicas, name: str) -> None:
+    # The new workers start, then the old ones finish what they do.
+    deadline = READY_DEADLINE + _graceful_timeout(replicas.environ(name))
+    before = replicas.workers(name)
+    replicas.hang_up(name)
+    tried = False
+
+    def renewed() -> bool:
+        nonlocal tried
+        now = replicas.workers(name)
+        if tried and now == before:
+            raise CommandError(
+                *replicas.log(name), f"{name}: the new workers ended, the old ones go on: its log is above"
+            )
+        tried = tried or bool(now - before)
+        # An old one leaves only when a new one serves.
+        return bool(now - before) and not now & before
+
+    if not _wait(renewed, deadline):
+        raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline} s: its log is above")
+
+
+def _graceful_timeout(environ: Mapping[str, str]) -> int:
+    return int(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
+
+
+def _wait(condition: Callable[[], object], seconds: float) -> bool:
+    return local_process.wait_until(condition, seconds, POLL)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(replicas: Replicas, new: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        replicas.stop(new)
+        raise
+
+
+def _await(replicas: Replicas, names: list[str]) -> None:
+    # Each is asked every time, so that one that failed is noticed while another still starts.
+    if not _wait(lambda: all(list(map(replicas.ready, names))), READY_DEADLINE):
+        name = next(name for name in names if not replicas.ready(name))
+        raise CommandError(*replicas.log(name), f"{name} is not ready after {READY_DEADLINE} s: its log is above")
+    if not _wait(lambda: all(replicas.listed(name) for name in names), LISTED_DEADLINE):
+        raise CommandError(f"{names[0]} is ready, but nginx does not use it after {LISTED_DEADLINE} s: see make logs")

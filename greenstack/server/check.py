@@ -1,0 +1,249 @@
+"""Finds every fault in the settings at once and says each in one line: variable, value, what is allowed.
+
+Run as a program (`python -m greenstack.server.check`) it checks the environment it runs in, the application's import
+and the address to listen on included, and exits with 2 where something is wrong.
+"""
+
+import contextlib
+import difflib
+import errno
+import importlib
+import ipaddress
+import math
+import os
+import socket
+import stat
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from greenstack.server.capacity import worker_count, workers_that_fit
+from greenstack.server.cgroup import Cgroup
+from greenstack.server.settings import Settings, allowed, parse_duration, parse_size
+
+REFUSED = 2  # exit status for settings that are refused
+NAMES = {field.upper(): info for field, info in Settings.model_fields.items()}
+
+
+def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
+    """Check everything that can be told from the values alone; one line for each fault.
+
+    With `compose` the limits of the Compose stack are in force, their defaults too; a bare Gunicorn has only
+    those that are set.
+    """
+    found = [*_misspelt(environ), *_stray_characters(environ)]
+    reported = {line.partition("=")[0] for line in found}
+    try:
+        settings = Settings.from_environ(environ)
+    except ValidationError as error:
+        bad = {str(item["loc"][0]).upper(): item for item in error.errors()}
+        for name, item in bad.items():
+            if name not in reported:
+                complaint = item.get("ctx", {}).get("error") or _PLAIN.get(item["type"], "not allowed")
+                found.append(f"{name}={_shown(environ[name])}: {complaint}; allowed: {allowed(NAMES[name])}")
+        # The relations between the others are worth checking all the same.
+        good = {name: value for name, value in environ.items() if name not in bad}
+        with contextlib.suppress(ValidationError):
+            settings = Settings.from_environ(good)
+            found += [line for line in _contradictions(settings, compose) if not _mentions(line, bad)]
+        return found
+    return found + list(_contradictions(settings, compose))
+
+
+def import_problem(app_module: str) -> str | None:
+    """Import the application in this process; None, or the one line that says why it cannot be."""
+    from gunicorn.util import import_app  # noqa: PLC0415 - only the container's check needs Gunicorn here
+
+    try:
+        import_app(app_module)
+    except (Exception, SystemExit) as error:
+        return import_failure(f"APP_MODULE={app_module}", error)
+    return None
+
+
+def import_failure(what: str, error: BaseException) -> str:
+    """Say in one line why `what` (`APP_MODULE=…`, or a module's name) could not be imported, and where."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_application(frame.filename)]
+    where = f" ({os.path.relpath(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{what}: cannot be imported: {type(error).__name__}: {reason}{where}"
+
+
+def bind_problem(address: str, *, taken: bool = True) -> str | None:
+    """Try to listen on `address` (`host:port` or `unix:/path`); None, or the line that says why not.
+
+    Without `taken` a unix socket on which somebody listens is no fault: it may be the very server that is checked.
+    """
+    try:
+        if address.startswith("unix:"):
+            _try_unix(Path(address.removeprefix("unix:")), taken)
+        else:
+            host, _, port = address.rpartition(":")
+            _try_tcp(host.strip("[]"), int(port))
+    except (OSError, TypeError) as error:  # TypeError: a host name that is no text
+        reason = getattr(error, "strerror", None) or error
+        return f"BIND={address}: cannot listen there: {reason}; allowed: a free address of this machine"
+    return None
+
+
+def log_problem(name: str, path: str) -> str | None:
+    """Tell whether the log `name` can be written to `path` (`-` and empty can); None, or the line that says why not."""
+    file = Path(path)
+    if path in ("", "-") or (os.access(file, os.W_OK) and not file.is_dir()):
+        return None
+    if not file.exists() and os.access(file.parent, os.W_OK | os.X_OK) and file.parent.is_dir():
+        return None
+    return f"{name}={_shown(path)}: cannot be written; allowed: {allowed(NAMES[name])}"
+
+
+def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
+    """Tell whether `workers`, as `name` says, fit into `limit` bytes; None, or the line that says how many would."""
+    if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
+        return None
+    return (
+        f"{name}={workers}: more than the memory limit of {limit >> 20} MiB holds at "
+        f"WORKER_MEMORY={worker_memory}; allowed: at most {fit}, or a higher MEMORY_LIMIT"
+    )
+
+
+_PLAIN = {
+    "int_parsing": "not a whole number",
+    "greater_than_equal": "too small",
+    "less_than_equal": "too large",
+    "bool_parsing": "neither true nor false",
+    "literal_error": "no such choice",
+}
+
+
+def _shown(value: str) -> str:
+    """Keep a value on its line, whatever is in it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
+
+
+# As close to one of ours as a slip, but what others go by.
+_OTHERS = {"APP_MODE", "HTTPS_HOST", "HTTPS_PORT"}
+
+
+def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environ.items():
+        # One letter more or less than one of ours, and long enough that this is no accident.
+        if name in NAMES or name in _OTHERS or len(name) < 6 or not name.isupper():
+            continue
+        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87)
+        if close:
+            yield f"{name}={_shown(value)}: no such setting; did you mean {close[0]}?"
+
+
+def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
+    for name in NAMES:
+        value = environ.get(name, "")
+        if value != value.strip():
+            what = "a carriage return (a file with Windows line ends?)" if "\r" in value else "space around it"
+            yield f"{name}={_shown(value.strip())}: has {what}; allowed: the bare value"
+
+
+def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
+    s = settings
+    in_force = set(Settings.model_fields) if compose else s.model_fields_set
+    if s.request_timeout < 1:
+        least = math.ceil(s.drain + 2.5)
+        yield (
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
+            f"allowed: at least {least}"
+        )
+    if "stop_grace_period" in in_force and parse_duration(s.stop_grace_period) < s.graceful_timeout + 5:
+        yield (
+            f"STOP_GRACE_PERIOD={s.stop_grace_period}: Docker would kill the app before "
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout} is over; allowed: at least {s.graceful_timeout + 5}s"
+        )
+    # The default, too, is above a GRACEFUL_TIMEOUT that is very short; but nobody has asked for that.
+    if "client_keep_alive" in s.model_fields_set and s.client_keep_alive >= s.graceful_timeout:
+        yield (
+            f"CLIENT_KEEP_ALIVE={s.client_keep_alive}: a stop would cut off idle clients after "
+            f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}, "
+            "or a higher GRACEFUL_TIMEOUT"
+        )
+    if s.address.startswith("unix:") and s.forwarded_allow_ips not in (None, "*"):
+        yield (
+            f"FORWARDED_ALLOW_IPS={s.forwarded_allow_ips}: a unix socket's peer has no address, so nobody would be "
+            "believed; allowed: *, and for proxies in front of nginx TRUSTED_PROXIES"
+        )
+    items = [item.strip() for item in (s.trusted_proxies or "").split(",")]
+    if "host" in items and not ipaddress.ip_address(s.http_host.strip("[]")).is_loopback:
+        yield (
+            f"TRUSTED_PROXIES={s.trusted_proxies}: at HTTP_HOST={s.http_host} others can connect as well, and Docker "
+            "can show them with this machine's address; allowed: the proxies' addresses, or HTTP_HOST=127.0.0.1"
+        )
+    if s.max_requests_jitter and not s.max_requests:
+        yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"
+    if s.rate_limit_burst is not None and not s.rate_limit:
+        yield f"RATE_LIMIT_BURST={s.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
+    workers = s.max_workers or s.web_concurrency
+    limit = parse_size(s.memory_limit) if "memory_limit" in in_force else 0
+    name = "MAX_WORKERS" if s.max_workers else "WEB_CONCURRENCY"
+    if workers and limit and (line := memory_problem(name, workers, s.worker_memory, limit)):
+        yield line
+
+
+def _mentions(line: str, names: Mapping[str, object]) -> bool:
+    return any(f"{name}=" in line for name in names)
+
+
+def _is_application(filename: str) -> bool:
+    libraries = ("<", sysconfig.get_path("stdlib"))
+    ours = Path(filename).parent == Path(__file__).parent
+    return "site-packages" not in filename and not filename.startswith(libraries) and not ours
+
+
+def _try_unix(path: Path, taken: bool) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise FileExistsError(errno.EEXIST, f"{path} is there and is no socket")
+        # Gunicorn removes a socket that it finds, which is right for one that a dead server left behind.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            if taken and probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+                raise FileExistsError(errno.EADDRINUSE, "another server listens there")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"no permission to write to {path.parent}")
+
+
+def _try_tcp(host: str, port: int) -> None:
+    # As Gunicorn does: IPv6 for literal addresses only.
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def main() -> None:
+    """Check the environment this process runs in; `--compose` where it is a container of the stack."""
+    found = problems(os.environ, compose="--compose" in sys.argv[1:])
+    if not found:
+        settings = Settings.from_environ(os.environ)
+        cgroup = Cgroup.of()
+        count = worker_count(settings, cgroup)
+        sys.path.insert(0, os.getcwd())
+        importlib.invalidate_caches()
+        checks = [
+            memory_problem(count.source, count.count, settings.worker_memory, cgroup.memory_limit()),
+            bind_problem(settings.address, taken=False),
+            log_problem("ACCESS_LOG", settings.access_log),
+            log_problem("ERROR_LOG", settings.error_log),
+            import_problem(settings.app_module),
+        ]
+        found = [line for line in checks if line]
+    for line in found:
+        print(line, file=sys.stderr)
+    if found:
+        sys.exit(REFUSED)
+    print(f"settings ok: {count.count} workers ({count.reason}), {settings.app_module} on {settings.address}")
+
+
+if __name__ == "__main__":
+    main()

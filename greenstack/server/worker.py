@@ -1,0 +1,231 @@
+"""The ASGI worker: Uvicorn under Gunicorn, with a stop that loses no request.
+
+Why stock Uvicorn loses some: when it stops, it closes idle keep-alive connections in the very moment in
+which nginx may be sending a request on one of them. Here a stopping worker
+
+1. says that it drains (`/readyz` answers 503) and goes on accepting until a sibling is ready; where the
+   siblings that a reload started cannot start, it goes on until they can, or until it is told to stop again,
+2. stops listening, answers `Connection: close` from then on, and keeps idle connections open for longer
+   than nginx does, so that it is always nginx that closes them,
+3. then lets Uvicorn end what still runs; all is over within `GRACEFUL_TIMEOUT`.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server as UvicornServer
+from uvicorn_worker import UvicornWorker
+
+from greenstack.server import check
+from greenstack.server.log import AccessLog, last_words
+from greenstack.server.scoreboard import Scoreboard, State
+from greenstack.server.settings import Settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+TICK = 1.0  # s; refreshes the Date header and looks at the request limit, as often as Uvicorn does
+POLL = 0.1  # s; how soon a drain notices what it waits for
+# s; how long accepting goes on where no sibling starts: connections that the kernel queued before the
+# arbiter removed the socket are taken in well under that.
+LINGER = 1.0
+BOOT_RETRY = 1.0  # s; pause before a worker that could not start leaves, so that retries do not spin
+
+
+class Server(UvicornServer):
+    """Uvicorn's server with our drain."""
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker.config)
+        self.worker = worker
+        self._stop = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM, SIGQUIT and SIGINT alike.
+
+        Uvicorn's own raises the signal again when it is done, and so skips `worker_exit` and atexit.
+        """
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+            loop.add_signal_handler(sig, self.handle_exit, sig, None)
+        yield
+
+    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
+        """Begin to drain; a second SIGINT (Ctrl-C twice) does not wait for requests."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        # Without a sibling that fails from now on it is a stop, and not a reload.
+        self.worker.scoreboard.failing = False
+        self.should_exit = True
+        self._stop.set()
+
+    async def main_loop(self) -> None:
+        """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
+        tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
+        while os.getppid() == self.worker.ppid:  # else the arbiter was killed
+            # One after the other: workers that reach MAX_REQUESTS together would leave nobody to answer.
+            if await self.on_tick(0) and (self.should_exit or not self.worker.scoreboard.any(State.DRAINING)):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), tick)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Run the lifespan's startup, then serve."""
+        await super().startup(sockets)
+        # What is there now stays: without this a full collection goes through all of it, 15 ms for FastAPI alone.
+        gc.collect()
+        gc.freeze()
+        # Requests leave little garbage in cycles; by default a dozen of them would be worth a collection.
+        gc.set_threshold(50_000, 20, 100)
+        self.worker.enter(State.READY)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Drain, then end as Uvicorn does."""
+        self.should_exit = True  # also where MAX_REQUESTS is the reason
+        heartbeat = asyncio.create_task(self._heartbeat())
+        self.lifespan.state["draining"] = True  # requests see it as request.state.draining
+        self.worker.enter(State.DRAINING)
+        await self._until_replaced()
+        cancel_at = time.monotonic() + self.worker.request_timeout
+        self._announce()
+        if not self.worker.scoreboard.any(State.READY):
+            await self._until_connections_are_young()
+        for server in self.servers:
+            server.close()
+        self._announce()
+        await self._until_idle_connections_are_gone(cancel_at)
+        self.config.timeout_graceful_shutdown = POLL  # type: ignore[assignment]  # what still runs has had its time
+        await super().shutdown()  # the sockets are closed already
+        heartbeat.cancel()
+
+    async def _heartbeat(self) -> None:
+        """Keep the arbiter from taking a drain for a hang, and the Date header right."""
+        while True:
+            await self.on_tick(0)
+            # on_tick made the headers anew: each request from now on is the last of its connection.
+            self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+            self.worker.notify()
+            await asyncio.sleep(TICK)
+
+    async def _until_replaced(self) -> None:
+        board = self.worker.scoreboard
+        last_start = time.monotonic()
+        await asyncio.sleep(POLL)  # a reload tells all old workers at once: none of them is a sibling that stays
+        while not self.force_exit and not board.any(State.READY):
+            self.lifespan.state["draining"] = not board.failing
+            if board.any(State.STARTING) or board.failing:
+                last_start = time.monotonic()
+            elif time.monotonic() - last_start >= LINGER:
+                return  # the whole server stops, or this is the only worker
+            await asyncio.sleep(POLL)
+        self.lifespan.state["draining"] = True
+
+    def _announce(self) -> None:
+        """Tell clients that their connection ends: WebSockets now (1012), requests in the head of their answer."""
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)  # of a request; WebSockets have none
+            if not hasattr(connection, "cycle") or (cycle and not cycle.response_started):
+                connection.shutdown()
+
+    async def _until_connections_are_young(self) -> None:
+        """Go on accepting for the time of a drain: nobody else does, and nobody shall wait for idle connections.
+
+        What is connected after that has begun during the drain, and so ends with its first answer.
+        """
+        deadline = time.monotonic() + self.worker.settings.drain
+        while self.server_state.connections and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(POLL)
+
+    async def _until_idle_connections_are_gone(self, cancel_at: float) -> None:
+        """Give requests time until `cancel_at` (monotonic), and then nginx the time to close what it keeps."""
+        idle_since = time.monotonic()
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            now = time.monotonic()
+            if self.server_state.tasks and now < cancel_at:
+                idle_since = now
+            elif self.server_state.tasks or now - idle_since >= self.worker.settings.drain:
+                return
+            await asyncio.sleep(POLL)
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
+    """Gunicorn worker class: `worker_class = "greenstack.server.worker.Worker"`.
+
+    gunicorn_conf.py gives the class its settings; the hooks give each worker its slot before the fork.
+    """
+
+    settings: Settings
+    scoreboard = Scoreboard()
+    slot: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.CONFIG_KWARGS = {
+            "loop": "uvloop",
+            "http": "httptools",
+            "access_log": False,  # ours says more, see server/log.py
+            "server_header": False,
+            # Uvicorn refuses the connection that reaches its limit, ours is the number that is served.
+            "limit_concurrency": self.settings.limit_concurrency + 1 if self.settings.limit_concurrency else None,
+        }
+        super().__init__(*args, **kwargs)
+        # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
+        in_force = self.settings.model_copy(update={"graceful_timeout": self.cfg.graceful_timeout})
+        self.request_timeout = max(1, in_force.request_timeout)
+
+    def enter(self, state: State) -> None:
+        """Tell the other workers what this one does."""
+        self.scoreboard.set(self.slot, state)
+
+    def init_process(self) -> None:
+        """Start and serve; leave with an exit status that says whether trying again makes sense."""
+        try:
+            super().init_process()
+        except SystemExit as leaving:
+            if leaving.code == Arbiter.WORKER_BOOT_ERROR:  # the lifespan's startup failed
+                self._fail(Arbiter.WORKER_BOOT_ERROR)
+            raise
+        except Exception:
+            if self.booted:
+                raise
+            self.log.exception("Exception in worker process")
+            self._fail(Arbiter.WORKER_BOOT_ERROR)
+
+    def _fail(self, status: int, *lines: str) -> NoReturn:
+        """Leave because the start failed. `status` halts the arbiter: right at the first start, fatal at a recycle."""
+        board = self.scoreboard
+        # The first worker alone, because a second would halt an arbiter that halts, with a traceback.
+        halts = self.slot == 1 and not board.has_served
+        if not halts:
+            time.sleep(BOOT_RETRY)
+        if board.has_served or not board.failing:  # else the first has said it
+            for line in lines:
+                last_words(self.log, line)
+        board.failing = True
+        sys.exit(status if halts else 1)
+
+    def load_wsgi(self) -> None:
+        """Load the application, and log its requests where there is an access log."""
+        try:
+            super().load_wsgi()
+        except (Exception, SystemExit) as error:
+            self.log.debug("Traceback:", exc_info=True)
+            self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
+        if self.cfg.accesslog:
+            self.wsgi: Any = AccessLog(self.wsgi, self.log.access_log)
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = Server(self)
+        # The bare sockets: uvloop closes them well, Gunicorn's wrappers log an error about it.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

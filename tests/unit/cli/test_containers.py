@@ -1,0 +1,124 @@
+"""What is said when containers do not start."""
+
+import contextlib
+from typing import Any, cast
+
+import pytest
+
+from greenstack.cli import containers, docker, local, main, rollout
+from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Compose, Container
+from greenstack.cli.environment import Environment
+
+
+def container(service: str, state: str, health: str = "", code: int = 0) -> Container:
+    return Container(f"id-{service}", f"x-{service}-1", service, state, health, code)
+
+
+CHECKED = container("check", "exited")
+APP, NGINX = container("app", "running", "healthy"), container("nginx", "running", "healthy")
+
+
+class Fake:
+    """A `docker compose` with these containers."""
+
+    environment = Environment("", (), {"HTTP_PORT": "81"}, {}, {}, [])
+
+    def __init__(self, *there: Container) -> None:
+        self.there = there
+
+    def containers(self, *services: str) -> list[Container]:
+        return [it for it in self.there if not services or it.service in services]
+
+
+def why(monkeypatch: pytest.MonkeyPatch, complaint: str, *there: Container) -> CommandError:
+    monkeypatch.setattr(containers, "_log", lambda name: [f"log of {name}"])
+    return containers.why(cast(Compose, Fake(*there)), complaint)
+
+
+def test_refused_settings_are_shown_as_the_check_said_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = why(monkeypatch, "dependency failed", container("check", "exited", code=2), container("app", "created"))
+    assert (failure.lines, failure.status) == (("log of id-check",), 2)
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaint = "failed to bind host port: address already in use"
+    app = container("app", "running", "starting")
+    failure = why(monkeypatch, complaint, CHECKED, app, container("nginx", "created"))
+    assert (failure.lines, failure.status) == (("HTTP_PORT=81: is in use already; allowed: a free port",), 2)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "app"),
+    [
+        ("x-app-1 exited (3)", container("app", "exited", code=3)),
+        ("container is unhealthy", container("app", "running", "unhealthy")),
+        ("container is unhealthy", container("app", "running", "starting")),
+        ("application not healthy after 3m0s", container("app", "running", "starting")),
+    ],
+)
+def test_the_log_of_the_app_is_shown_rather_than_that_of_nginx_before_it(
+    monkeypatch: pytest.MonkeyPatch, complaint: str, app: Container
+) -> None:
+    nginx = container("nginx", "running", "unhealthy" if "unhealthy" in complaint else "starting")
+    failure = why(monkeypatch, complaint, CHECKED, app, nginx)
+    assert failure.lines[0] == "log of id-app"
+    assert failure.lines[-1].startswith("x-app-1 is not well (")
+    assert failure.status == 1
+
+
+def test_nginx_is_shown_where_the_app_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = why(monkeypatch, "unhealthy", CHECKED, APP, container("nginx", "restarting", code=2))
+    assert failure.lines[0] == "log of id-nginx"
+
+
+def test_else_composes_own_words_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why(monkeypatch, "no space left\n", CHECKED, container("app", "created")).lines == ("no space left",)
+
+
+class Running(Fake):
+    """The same, whose nginx has other settings than the present ones."""
+
+    def __init__(self, **wanted: str) -> None:
+        super().__init__(CHECKED, APP, NGINX)
+        self.wanted = {"BIND": "x", "KEEP_ALIVE": "", "GRACEFUL_TIMEOUT": "60"} | wanted
+
+    def configuration(self) -> dict[str, Any]:
+        return {"services": {"nginx": {"environment": self.wanted}}}
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "refused"),
+    [
+        (2, {}, None),
+        (2, {"KEEP_ALIVE": "1"}, "KEEP_ALIVE: nginx would have to change with the app"),
+        (1, {"KEEP_ALIVE": "1"}, None),
+    ],
+)
+def test_more_replicas_need_an_nginx_that_fits_them(
+    monkeypatch: pytest.MonkeyPatch, count: int, wanted: dict[str, str], refused: str | None
+) -> None:
+    scaled: list[int] = []
+    monkeypatch.setattr(local, "running", list)
+    monkeypatch.setattr(containers, "checked", lambda _, building: Running(**wanted))
+    monkeypatch.setattr(docker, "environ", lambda _: {"BIND": "x", "GRACEFUL_TIMEOUT": "60"})
+    monkeypatch.setattr(main, "_replicas", lambda _: containers.Containers(cast(Compose, Running())))
+    monkeypatch.setattr(containers, "_oldest_first", list)
+    monkeypatch.setattr(rollout, "scale", lambda _, number: scaled.append(number))
+    with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
+        main.scale(count)
+    assert bool(scaled) == (refused is None)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:81/"),
+        ("0.0.0.0", "http://127.0.0.1:81/"),
+        ("10.0.0.5", "http://10.0.0.5:81/"),
+        ("[::]", "http://[::1]:81/"),
+        ("[fd00::1]", "http://[fd00::1]:81/"),
+    ],
+)
+def test_the_url_can_be_opened(host: str, url: str) -> None:
+    assert containers.url(Environment("", (), {"HTTP_HOST": host, "HTTP_PORT": "81"}, {}, {}, [])) == url

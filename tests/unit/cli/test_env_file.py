@@ -1,0 +1,138 @@
+"""Env files: what is read, what is a fault, and that Compose reads the same."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenstack.cli import docker, env_file
+
+
+def read(tmp_path: Path, text: str, **known: str) -> env_file.EnvFile:
+    file = tmp_path / "x.env"
+    file.write_bytes(text.encode())
+    return env_file.read(file, known, "x.env")
+
+
+def values(tmp_path: Path, text: str, **known: str) -> dict[str, str]:
+    result = read(tmp_path, text, **known)
+    assert not result.faults
+    return {name: item.value for name, item in result.values.items()}
+
+
+PLAIN = """\
+# a comment
+
+A=1
+B=x # why
+C="two words"
+D='single $A # kept'
+E=
+F=""
+G=${A}-$B
+H=${NONE:-default}${E:-empty}${E-set}
+I=a#b
+J=cost$$5
+K="say \\"hi\\" \\$A \\\\ ${A}"
+export L=l
+M=unix:/run/app/{hostname}.sock
+A=2
+N=$A
+"""
+READ = {
+    "A": "2", "B": "x", "C": "two words", "D": "single $A # kept", "E": "", "F": "", "G": "1-x", "H": "defaultempty",
+    "I": "a#b", "J": "cost$5", "K": 'say "hi" $A \\ 1', "L": "l", "M": "unix:/run/app/{hostname}.sock", "N": "2",
+}  # fmt: skip
+
+
+def test_every_plain_form_is_read(tmp_path: Path) -> None:
+    assert values(tmp_path, PLAIN) == READ
+
+
+def test_what_is_known_already_wins_in_references(tmp_path: Path) -> None:
+    assert values(tmp_path, "A=1\nB=$A\n", A="shell") == {"A": "1", "B": "shell"}
+
+
+def test_lines_are_counted(tmp_path: Path) -> None:
+    assert read(tmp_path, "\n# c\nA=1\n").values["A"].line == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("foo bar", "x.env:1: not an assignment: foo bar; allowed: NAME=value, or # and a comment"),
+        ("FOO", "not an assignment: FOO"),
+        ("FOO: bar", "not an assignment"),
+        ("1A=2", "not an assignment"),
+        ("A-B=2", "not an assignment"),
+        ("A =1", "A=1: stray space; allowed: A=1"),
+        ("A= 1", "stray space"),
+        (" A=1", "stray space"),
+        ("A=1 ", "stray space"),
+        ("A=1\t", "stray space"),
+        ('A="1', "the quote does not end"),
+        ("A='1' 2", "something follows it"),
+        ("A=$", "a dollar sign that begins no name"),
+        ("A=${B:?no}", "a dollar sign that begins no name"),
+        ("A=$1", "a dollar sign that begins no name"),
+        ('A="\\n"', "a backslash before something else"),
+        ("A=1\r", "x.env:1: a carriage return ends the line"),
+    ],
+)
+def test_what_readers_would_take_differently_is_a_fault(tmp_path: Path, line: str, complaint: str) -> None:
+    (fault,) = read(tmp_path, line + "\n").faults
+    assert complaint in fault
+
+
+def test_carriage_returns_are_one_fault_and_no_part_of_the_value(tmp_path: Path) -> None:
+    result = read(tmp_path, "\r\n".join(f"A{number}=1" for number in range(9)) + "\r\n")
+    assert len(result.faults) == 1
+    assert result.faults[0].startswith("x.env:1,2,3,4,5…: ")
+    assert result.values["A0"].value == "1"
+
+
+def test_a_value_with_a_fault_is_still_known_where_it_can_be(tmp_path: Path) -> None:
+    assert read(tmp_path, "A = 1\n").values["A"].value == "1"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_name(tmp_path: Path) -> None:
+    assert values(tmp_path, "\ufeffA=1\n") == {"A": "1"}
+
+
+# --- against the real one
+
+
+def compose_reads(tmp_path: Path, text: str) -> dict[str, str]:
+    if not docker.has_compose():
+        pytest.skip("docker compose is not installed")
+    (tmp_path / "compose.yaml").write_text("services: {x: {image: x}}\n")
+    (tmp_path / "x.env").write_bytes(text.encode())
+    done = subprocess.run(
+        ["docker", "compose", "--env-file", "x.env", "config", "--environment"],
+        cwd=tmp_path, env={"PATH": os.environ["PATH"]}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"(?m)^(\w+)=(.*)$", done.stdout))
+
+
+def test_compose_reads_the_plain_forms_as_we_do(tmp_path: Path) -> None:
+    assert compose_reads(tmp_path, PLAIN).items() >= READ.items()
+
+
+LINES = st.lists(st.text(st.sampled_from("ab1 $#{}:-\"'\\=_N.\t"), max_size=12), min_size=1, max_size=40)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(lines=LINES)
+def test_compose_reads_as_we_do_whatever_we_find_no_fault_with(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("compose")
+    faultless = [f"X{n}={line}" for n, line in enumerate(lines) if not read(folder, f"X{n}={line}\n").faults]
+    text = "".join(f"{line}\n" for line in faultless)
+    ours = values(folder, text)
+    assert compose_reads(folder, text).items() >= ours.items()

@@ -1,0 +1,101 @@
+"""Where settings come from: precedence, profiles, and that Compose sees the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from greenstack.cli import docker, environment
+from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment, resolve
+
+NAME = "MAX_WORKERS"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/prod.env").write_text(f"{NAME}=2\nKEEP_ALIVE=7\nLOG_LEVEL=$BASE-$OWN\nOWN=own\n")
+    (tmp_path / "env/prod.local.env").write_text(f"{NAME}=3\n")
+    (tmp_path / "env/dev.env").write_text("OWN=own\nLOG_LEVEL=$BASE-$OWN\n")
+    return tmp_path
+
+
+def test_the_profile_gives_what_nobody_overrides(root: Path) -> None:
+    it = resolve("prod", {}, root)
+    assert (it.values["KEEP_ALIVE"], it.sources["KEEP_ALIVE"]) == ("7", "env/prod.env:2")
+
+
+def test_the_local_file_overrides_the_profile(root: Path) -> None:
+    it = resolve("prod", {}, root)
+    assert (it.values[NAME], it.sources[NAME]) == ("3", "env/prod.local.env:1")
+
+
+def test_the_shell_overrides_both_even_when_empty(root: Path) -> None:
+    for value in ("4", ""):
+        it = resolve("prod", {NAME: value}, root)
+        assert (it.values[NAME], it.sources[NAME]) == (value, "shell")
+
+
+def test_references_see_the_shell_first_and_then_the_lines_above(root: Path) -> None:
+    assert resolve("dev", {"BASE": "b"}, root).values["LOG_LEVEL"] == "b-own"
+    assert resolve("dev", {"OWN": "theirs"}, root).values["LOG_LEVEL"] == "-theirs"
+
+
+def test_without_a_profile_the_files_are_those_that_compose_reads(root: Path) -> None:
+    assert resolve("", {}, root).files == ()
+    (root / ".env").write_text(f"{NAME}=5\n")
+    assert resolve("", {}, root).sources[NAME] == ".env:1"
+    named = {"COMPOSE_ENV_FILES": "env/prod.env,env/prod.local.env"}
+    assert resolve("", named, root).sources[NAME] == "env/prod.local.env:1"
+
+
+def test_a_profile_that_does_not_exist_is_refused_with_those_that_do(root: Path) -> None:
+    for name in ("stage", "prod.local", "../env/prod"):
+        with pytest.raises(CommandError) as refused:
+            resolve(name, {}, root)
+        assert refused.value.lines == (f"PROFILE={name}: there is none; allowed: dev, prod",)
+        assert refused.value.status == 2
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(root: Path) -> None:
+    with pytest.raises(CommandError, match=r"nope\.env: cannot be read: No such file or directory"):
+        resolve("", {"COMPOSE_ENV_FILES": "nope.env"}, root)
+
+
+def test_the_profile_of_up_is_kept_for_the_commands_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "RUN", tmp_path / ".run")
+    monkeypatch.setattr(environment, "_REMEMBERED", tmp_path / ".run/profile")
+    assert environment.current("") == ""
+    environment.remember("prod")
+    assert environment.current("") == "prod"
+    assert environment.current("dev") == "dev"
+    environment.forget()
+    assert environment.current("") == ""
+
+
+# --- against the real one
+
+
+def compose_sees(it: Environment, root: Path, monkeypatch: pytest.MonkeyPatch, **shell: str) -> dict[str, str | None]:
+    if not docker.has_compose():
+        pytest.skip("docker compose is not installed")
+    (root / "compose.yaml").write_text(f"services: {{x: {{image: x, environment: [{NAME}, KEEP_ALIVE, LOG_LEVEL]}}}}\n")
+    monkeypatch.setattr(docker, "ROOT", root)
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    found = json.loads(docker.Compose(it, {}).output("config", "--format", "json"))
+    return dict(found["services"]["x"]["environment"])
+
+
+@pytest.mark.parametrize("shell", [{}, {NAME: "4"}, {NAME: ""}, {"BASE": "b"}])
+@pytest.mark.parametrize("profile", ["prod", "dev", ""])
+def test_compose_sees_what_we_say(
+    root: Path, profile: str, shell: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / ".env").write_text(f"{NAME}=6\n")
+    it = resolve(profile, shell, root)
+    seen = compose_sees(it, root, monkeypatch, **shell)
+    assert seen == {name: it.values.get(name) for name in (NAME, "KEEP_ALIVE", "LOG_LEVEL")}

@@ -39,9 +39,26 @@ deploy: .venv/.cli ## Build and start new replicas beside the old ones, then sto
 scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale $(N)
 
+##@ Measure it
+.PHONY: loadtest loadtest-ui bench chaos
+loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
+	@.venv/bin/python -m loadtest
+
+loadtest-ui: .venv/.loadtest .venv/.cli ## The scenario in Locust's web page
+	@url=$$($(GREENSTACK) url) && .venv/bin/locust -f loadtest/locustfile.py --web-host 127.0.0.1 -H $$url
+
+bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick instead
+	@.venv/bin/python -m benchmarks
+
+chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and count the failed requests: the figures of docs/operations.md
+	@.venv/bin/pytest tests/chaos --full $(ARGS)
+
 ##@ Work on it
-.PHONY: test lint docs lock engine clean
-test: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests this machine can run
+.PHONY: test test-all lint docs lock engine clean
+test: .venv/.test .venv/.loadtest .venv/.cli ## Run the tests that a commit needs (ARGS="-k drain" picks some)
+	@.venv/bin/pytest -m "not slow" $(ARGS)
+
+test-all: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests this machine can run
 	@.venv/bin/pytest $(ARGS)
 
 lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.cli ## Run all linters
@@ -59,23 +76,6 @@ engine: ## Install and start a Docker Engine from Debian packages (Debian, as ro
 clean: ## Remove .venv and every cache
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-##@ Measure it
-.PHONY: loadtest loadtest-ui bench chaos image-report
-loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
-	@.venv/bin/python -m loadtest
-
-loadtest-ui: .venv/.loadtest .venv/.cli ## The scenario in Locust's web page
-	@url=$$($(GREENSTACK) url) && .venv/bin/locust -f loadtest/locustfile.py --web-host 127.0.0.1 -H $$url
-
-bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick instead
-	@.venv/bin/python -m benchmarks
-
-chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and count the failed requests: the figures of docs/operations.md
-	@.venv/bin/pytest tests/chaos --full $(ARGS)
-
-image-report: .venv/.cli ## What the images consist of
-	@$(GREENSTACK) image-report
 
 .PHONY: help
 help:

@@ -30,16 +30,16 @@ BASES = (
 
 
 def choices(environment: Environment) -> dict[str, str]:
-    """Give the variables that make the builds work here. Base images are pulled or built if need be."""
-    found = _ca_bundle(environment)
+    """Return the variables that make the builds work here. Base images are pulled or built if need be."""
+    variables = _ca_bundle(environment)
     for base in BASES:
         chosen = environment.values.get(base.variable)
         image = chosen or _base_image(base)
         if image == base.stand_in and not docker.has_image(image):
             _build(base)
         if not chosen:
-            found[base.variable] = image
-    return found
+            variables[base.variable] = image
+    return variables
 
 
 def _base_image(base: Base) -> str:
@@ -56,7 +56,7 @@ def _base_image(base: Base) -> str:
 
 
 def _pull(image: str) -> bool:
-    """Pull `image`; False if the registry does not begin to answer in time or has no such image."""
+    """Pull `image`; return False if the registry does not begin to answer in time or has no such image."""
     say(f"pulling {image}")
     read, write = os.pipe()
     with open(read, "rb") as progress, selectors.DefaultSelector() as selector:
@@ -71,8 +71,7 @@ def _pull(image: str) -> bool:
 
 
 def _build(base: Base) -> None:
-    done = subprocess.run([ROOT / "tools/debian-images.sh", base.built_by], check=False)
-    if done.returncode:
+    if subprocess.run([ROOT / "tools/debian-images.sh", base.built_by], check=False).returncode:
         raise CommandError(
             f"{base.variable}: no base image: neither a registry nor Debian packages could give one (see above); "
             f"name an image that you have: make up {base.variable}=…"
@@ -80,7 +79,7 @@ def _build(base: Base) -> None:
 
 
 def _ca_bundle(environment: Environment) -> dict[str, str]:
-    """Give `CA_BUNDLE`, for networks that inspect TLS: as set, else what this machine's own tools use."""
+    """Return `CA_BUNDLE`, for networks that inspect TLS: as set, else what this machine's own tools use."""
     chosen = environment.values.get("CA_BUNDLE")
     if chosen:
         if not (ROOT / chosen).is_file() and chosen != os.devnull:

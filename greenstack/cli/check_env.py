@@ -25,7 +25,7 @@ _LINE = re.compile(r"[^ =]+:([0-9]+)\S*: ")
 
 
 def of_shell(environment: Environment) -> dict[str, str]:
-    """Give the settings that the shell says, in alphabetical order, and none of its other variables."""
+    """Return the settings that the shell says, in alphabetical order, and none of its other variables."""
     return {
         name: environment.values[name]
         for name in sorted(check.NAMES)
@@ -34,7 +34,7 @@ def of_shell(environment: Environment) -> dict[str, str]:
 
 
 def compose_knobs() -> dict[str, str]:
-    """Give the names that the Compose files read, each with the default that stands there."""
+    """Return the names that the Compose files read, each with the default that stands there."""
     knobs: dict[str, str] = {}
     for file in sorted(ROOT.glob("compose*.yaml")):
         text = re.sub(r"(?m)^\s*#.*", "", file.read_text())
@@ -43,22 +43,22 @@ def compose_knobs() -> dict[str, str]:
 
 
 def faults(environment: Environment) -> list[str]:
-    """Find what is wrong in the files and in the values; one line for each fault."""
-    found = check.problems(environment.values, compose=True)
-    named = {line.partition("=")[0] for line in found}
-    found += [line for line in _unknown(environment) if line.partition("=")[0] not in named]
-    found = environment.faults + [_placed(environment, line) for line in found]
-    return sorted(found, key=lambda line: int(match[1]) if (match := _LINE.match(line)) else 0)
+    """Return what is wrong in the files and in the values; one line for each fault."""
+    lines = check.problems(environment.values, compose=True)
+    reported = {line.partition("=")[0] for line in lines}
+    lines += [line for line in _unknown(environment) if line.partition("=")[0] not in reported]
+    lines = environment.faults + [_placed(environment, line) for line in lines]
+    return sorted(lines, key=lambda line: int(match[1]) if (match := _LINE.match(line)) else 0)
 
 
 def _placed(environment: Environment, line: str) -> str:
-    """Put in front of a fault where its value was written, if that was in a file."""
+    """Return a fault with the place before it where its value was written, if that was in a file."""
     place = environment.sources.get(line.partition("=")[0], SHELL)
     return line if place == SHELL else f"{place}: {line}"
 
 
 def import_fault(environment: Environment) -> str | None:
-    """Import the application in a process of its own; None, or the line that says why it cannot be."""
+    """Import the application in a process of its own; return None, or the line that says why it cannot be."""
     module = environment.values.get("APP_MODULE") or Settings.model_fields["app_module"].default
     program = "import sys; from greenstack.server.check import import_problem; print(import_problem(sys.argv[1]) or '')"
     try:
@@ -81,11 +81,11 @@ def import_fault(environment: Environment) -> str | None:
 
 def require(environment: Environment, *, importing: bool) -> None:
     """Raise CommandError with all faults, if there are any. With `importing` the application's import counts too."""
-    found = faults(environment)
-    if importing and not any("APP_MODULE=" in line for line in found):
-        found += [_placed(environment, line) for line in [import_fault(environment)] if line]
-    if found:
-        raise CommandError(*found, status=REFUSED)
+    lines = faults(environment)
+    if importing and not any("APP_MODULE=" in line for line in lines) and (line := import_fault(environment)):
+        lines.append(_placed(environment, line))
+    if lines:
+        raise CommandError(*lines, status=REFUSED)
 
 
 def show(environment: Environment) -> None:
@@ -95,10 +95,9 @@ def show(environment: Environment) -> None:
     group = ""
     for field, info in Settings.model_fields.items():
         extra = info.json_schema_extra
-        here = str(extra["group"]) if isinstance(extra, dict) else ""
-        if here != group:
+        previous, group = group, str(extra["group"]) if isinstance(extra, dict) else ""
+        if group != previous:
             table.add_section()
-            group = here
         default = "" if info.default is None else str(info.default)
         default = default.lower() if isinstance(info.default, bool) else default
         _row(table, environment, field.upper(), knobs.get(field.upper()) or default, default)
@@ -114,11 +113,12 @@ def _row(table: Table, environment: Environment, name: str, value: str, default:
     # Empty is unset, but for the two logs, where it means none.
     if environment.values.get(name) or (name in environment.values and name in ("ACCESS_LOG", "ERROR_LOG")):
         value, source = environment.values[name], environment.sources[name]
-    table.add_row(name, value.replace("\r", "\\r"), source, style="bold" if source != "default" else "dim")
+    value = value.replace("\r", "\\r").replace("\n", "\\n")
+    table.add_row(name, value, source, style="dim" if source == "default" else "bold")
 
 
 def _unknown(environment: Environment) -> Iterator[str]:
-    """Names in the profile that nothing reads and that resemble one that is read."""
+    """Return a fault for each name in the profile that nothing reads and that resembles one that is read."""
     known = check.NAMES.keys() | compose_knobs().keys()
     for name in environment.written.keys() - known:
         close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)

@@ -35,5 +35,5 @@ def run(command: Callable[[], object]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell what happens, on stdout."""
+    """Print what happens, on stdout."""
     out.print(text)

@@ -7,31 +7,17 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from greenstack.cli import ROOT, base_images, check_env, docker, rollout
+from greenstack.cli import base_images, check_env, docker, rollout
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
-from greenstack.server.settings import Settings
 
-LOG_LINES = "20"
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/entrypoint.d/20-derive.sh)
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 
-def url(environment: Environment) -> str:
-    """Give the address at which the stack answers."""
-    host = environment.values.get("HTTP_HOST") or Settings.model_fields["http_host"].default
-    # "Every address" is not one to open.
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
-    return f"http://{host}:{_port(environment)}/"
-
-
-def _port(environment: Environment) -> str:
-    return environment.values.get("HTTP_PORT") or str(Settings.model_fields["http_port"].default)
-
-
 def checked(environment: Environment, *, building: bool = True) -> Compose:
-    """Check all settings, find the base images if `building`, and give the `docker compose` to run."""
+    """Check all settings, find the base images if `building`, and return the `docker compose` to run."""
     # The application's import is left to the check in its own image: that has its own Python.
     check_env.require(environment, importing=False)
     compose = Compose(environment, base_images.choices(environment) if building else {})
@@ -53,14 +39,7 @@ def up(compose: Compose) -> None:
     # As many replicas as there are; without the option Compose would go back to one.
     scale = f"--scale=app={len(Containers(compose).running()) or 1}"
     limit = f"--wait-timeout={rollout.READY_DEADLINE}"
-    done = subprocess.run(
-        compose.command("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale),
-        cwd=ROOT,
-        env=compose.environ,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
     if done.returncode:
         raise why(compose, done.stderr)
 
@@ -70,32 +49,24 @@ def why(compose: Compose, complaint: str) -> CommandError:
     ill = [container for container in compose.containers() if not container.well]
     for container in ill:
         if container.service == "check" and container.exit_code == REFUSED:
-            return CommandError(*_log(container.id), status=REFUSED)
+            return CommandError(*docker.last_words(container.id), status=REFUSED)
     if "address already in use" in complaint or "port is already allocated" in complaint:
         return CommandError(
-            f"HTTP_PORT={_port(compose.environment)}: is in use already; allowed: a free port", status=REFUSED
+            f"HTTP_PORT={compose.environment.http_port}: is in use already; allowed: a free port", status=REFUSED
         )
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
-    lines = [line for container in shown for line in _last_words(container)]
+    lines = [line for container in shown for line in _complaint(container)]
     return CommandError(*(lines or complaint.strip().splitlines()))
 
 
-def _last_words(container: Container) -> list[str]:
+def _complaint(container: Container) -> list[str]:
     state = f"exit status {container.exit_code}" if container.state == "exited" else container.health or container.state
-    return [*_log(container.id), f"{container.name} is not well ({state}): its last log lines are above"]
-
-
-def _log(name: str) -> list[str]:
-    done = subprocess.run(
-        ["docker", "logs", "--tail", LOG_LINES, name],
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.stdout.rstrip().splitlines()
+    return [
+        *docker.last_words(container.id),
+        f"{container.name} is not well ({state}): its last log lines are above",
+    ]
 
 
 def down(environment: Environment) -> None:
@@ -125,31 +96,28 @@ def require_nginx(compose: Compose) -> None:
 
 
 def _run_check(compose: Compose) -> None:
-    command = compose.command("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", "check")
-    done = subprocess.run(command, cwd=ROOT, env=compose.environ, check=False, capture_output=True, text=True)
+    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", "check")
     if done.returncode:
         raise CommandError(*done.stderr.strip().splitlines(), "not deployed: the old version goes on", status=REFUSED)
 
 
 def _nginx_timers(compose: Compose) -> list[str]:
-    """Name the settings of the running nginx that must fit the app's and would not any more."""
-    wanted = compose.configuration()["services"]["nginx"]["environment"]
-    for proxy in compose.containers("nginx"):
-        there = docker.environ(proxy.name)
-        return [
-            name for name in ("BIND", "KEEP_ALIVE", "GRACEFUL_TIMEOUT") if (wanted[name] or "") != there.get(name, "")
-        ]
+    """Return the settings of the running nginx that must fit the app's and would not any more."""
+    present = compose.services()["nginx"]["environment"]
+    for container in compose.containers("nginx"):
+        in_use = docker.environ(container.name)
+        names = ("BIND", "KEEP_ALIVE", "GRACEFUL_TIMEOUT")
+        return [name for name in names if (present[name] or "") != in_use.get(name, "")]
     raise CommandError("nothing runs to be replaced: make up")
 
 
 def _nginx_is_old(compose: Compose) -> bool:
-    image = docker.output(
-        "image", "inspect", "--format", "{{.Id}}", compose.configuration()["services"]["nginx"]["image"]
-    )
-    wanted = compose.output("config", "--hash", "nginx").split()[-1]
+    image = docker.output("image", "inspect", "--format", "{{.Id}}", compose.services()["nginx"]["image"]).strip()
+    config_hash = compose.output("config", "--hash", "nginx").split()[-1]
+    states = [docker.inspect(container.name) for container in compose.containers("nginx")]
     return any(
-        it["Image"] != image.strip() or it["Config"]["Labels"]["com.docker.compose.config-hash"] != wanted
-        for it in (docker.inspect(proxy.name) for proxy in compose.containers("nginx"))
+        state["Image"] != image or state["Config"]["Labels"]["com.docker.compose.config-hash"] != config_hash
+        for state in states
     )
 
 
@@ -161,27 +129,30 @@ class Containers(rollout.Replicas):
 
     @override
     def running(self) -> list[str]:
-        there = self.compose.containers("app")
-        names = [container.name for container in there if container.state in ("running", "restarting")]
+        names = [
+            container.name
+            for container in self.compose.containers("app")
+            if container.state in ("running", "restarting")
+        ]
         return names and _oldest_first(names)
 
     @override
     def start(self, count: int) -> list[str]:
         old = self.running()
         # Ones that have ended would be started again, as the old version that they are.
-        self._remove(name for name in self._all() if name not in old)
+        self._remove(self._others(old))
         try:
             # The old ones are left alone, whatever image and settings they have.
             self.compose.quiet(
                 "up", "--detach", "--no-deps", "--no-build", "--no-recreate", f"--scale=app={len(old) + count}", "app"
             )
         except BaseException:
-            self._remove(name for name in self._all() if name not in old)
+            self._remove(self._others(old))
             raise
-        return [name for name in self._all() if name not in old]
+        return self._others(old)
 
-    def _all(self) -> list[str]:
-        return [container.name for container in self.compose.containers("app")]
+    def _others(self, names: list[str]) -> list[str]:
+        return [container.name for container in self.compose.containers("app") if container.name not in names]
 
     @staticmethod
     def _remove(names: Iterable[str]) -> None:
@@ -191,15 +162,15 @@ class Containers(rollout.Replicas):
     @override
     def ready(self, name: str) -> bool:
         state = docker.inspect(name)
-        if state["State"]["Status"] != "running" or state["RestartCount"]:
-            raise CommandError(*_log(name), f"{name} has ended: its last log lines are above")
         health = state["State"].get("Health", {}).get("Status", "healthy")
+        if state["State"]["Status"] != "running" or state["RestartCount"]:
+            raise CommandError(*docker.last_words(name), f"{name} has ended: its last log lines are above")
         if health == "unhealthy":
-            raise CommandError(*_log(name), f"{name} is unhealthy: its last log lines are above")
+            raise CommandError(*docker.last_words(name), f"{name} is unhealthy: its last log lines are above")
         return bool(health == "healthy")
 
     def _binds_a_socket(self) -> bool:
-        bind = self.compose.configuration()["services"]["app"]["environment"]["BIND"]
+        bind = self.compose.services()["app"]["environment"]["BIND"]
         return bool(bind.startswith("unix:"))
 
     @override
@@ -207,9 +178,9 @@ class Containers(rollout.Replicas):
         if not self._binds_a_socket():
             time.sleep(RESOLVED)  # nobody can see which addresses nginx knows
             return True
-        proxies = [it for it in self.compose.containers("nginx") if it.state == "running"]
+        proxies = [container.id for container in self.compose.containers("nginx") if container.state == "running"]
         hostname = docker.inspect(name)["Config"]["Hostname"]
-        return all(f"/{hostname}.sock" in docker.output("exec", it.id, "cat", NGINX_IN_USE) for it in proxies)
+        return all(f"/{hostname}.sock" in docker.output("exec", proxy, "cat", NGINX_IN_USE) for proxy in proxies)
 
     @override
     def environ(self, name: str) -> Mapping[str, str]:
@@ -241,9 +212,9 @@ class Containers(rollout.Replicas):
 
     @override
     def log(self, name: str) -> list[str]:
-        return _log(name)
+        return docker.last_words(name)
 
 
 def _oldest_first(names: list[str]) -> list[str]:
-    lines = docker.output("inspect", "--format", "{{.Created}} {{.Name}}", *names).split("\n")
-    return [line.split()[1].removeprefix("/") for line in sorted(lines) if line]
+    lines = docker.output("inspect", "--format", "{{.Created}} {{.Name}}", *names).splitlines()
+    return [line.split()[1].removeprefix("/") for line in sorted(lines)]

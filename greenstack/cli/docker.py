@@ -16,7 +16,7 @@ ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 
 
 def why_none() -> str | None:
-    """Say why no Docker Engine with Compose can be used; None if one can."""
+    """Return why no Docker Engine with Compose can be used; None if one can."""
     if not shutil.which("docker"):
         return "no docker command is installed"
     try:
@@ -30,7 +30,7 @@ def why_none() -> str | None:
 
 
 def has_compose() -> bool:
-    """Tell whether `docker compose` is there; much of it works without an engine."""
+    """Return whether `docker compose` is there; much of it works without an engine."""
     return bool(shutil.which("docker")) and _run("docker", "compose", "version").returncode == 0
 
 
@@ -45,7 +45,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def output(*arguments: str, stdin: str = "") -> str:
-    """Run `docker` and give what it prints; CommandError with its last line where it fails."""
+    """Run `docker` and return what it prints; CommandError with its last line where it fails."""
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandError(f"docker {' '.join(arguments[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
@@ -53,20 +53,32 @@ def output(*arguments: str, stdin: str = "") -> str:
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """Give all that the engine knows about a container."""
-    found: list[dict[str, Any]] = json.loads(output("inspect", name))
-    return found[0]
+    """Return all that the engine knows about a container."""
+    containers: list[dict[str, Any]] = json.loads(output("inspect", name))
+    return containers[0]
 
 
 def environ(name: str) -> dict[str, str]:
-    """Give the environment that a container was made with."""
+    """Return the environment that a container was made with."""
     words = [word.partition("=") for word in inspect(name)["Config"]["Env"]]
     return {key: value for key, _, value in words}
 
 
 def has_image(name: str) -> bool:
-    """Tell whether the engine has the image `name` already."""
+    """Return whether the engine has the image `name` already."""
     return _run("docker", "image", "inspect", name).returncode == 0
+
+
+def last_words(name: str, count: int = 20) -> list[str]:
+    """Return the last `count` lines of a container's log."""
+    done = subprocess.run(
+        ["docker", "logs", f"--tail={count}", name],
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout.rstrip().splitlines()
 
 
 @dataclass(frozen=True)
@@ -95,20 +107,26 @@ class Container:
 
 @dataclass(frozen=True)
 class Compose:
-    """`docker compose` with the files of a profile; `extra` goes before everything but the shell."""
+    """`docker compose` with the files of a profile. What `extra` says wins over the shell and the files."""
 
     environment: Environment
     extra: dict[str, str]
 
     def command(self, *arguments: str) -> list[str]:
-        """Give the command line, with the profile's files in front."""
+        """Return the command line, with the profile's files in front."""
         files = [word for file in self.environment.files for word in ("--env-file", _short(file))]
         return ["docker", "compose", *files, *arguments]
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of that command: the shell's, and what was found out for it."""
+        """The environment of that command: `extra` on top of the shell's."""
         return {**os.environ, **self.extra}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it with its output captured, and return how it ended."""
+        return subprocess.run(
+            self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
+        )
 
     def quiet(self, *arguments: str) -> None:
         """Run it silently; where it fails, raise CommandError with everything it printed."""
@@ -125,32 +143,27 @@ class Compose:
             raise CommandError(*done.stdout.rstrip().splitlines(), f"docker compose {arguments[0]} failed: see above")
 
     def output(self, *arguments: str) -> str:
-        """Run it and give what it prints on stdout; CommandError with its last line where it fails."""
-        done = self._captured(*arguments)
+        """Run it and return what it prints on stdout; CommandError with its last line where it fails."""
+        done = self.run(*arguments)
         if done.returncode:
             raise CommandError((done.stderr.strip().splitlines() or [f"docker compose {arguments[0]} failed"])[-1])
         return done.stdout
 
     def containers(self, *services: str) -> list[Container]:
-        """List the containers of `services`, stopped ones too; of all services where none is named."""
+        """Return the containers of `services`, stopped ones too; of all services where none is named."""
         lines = self.output("ps", "--all", "--format", "json", *services).splitlines()
         return [_container(json.loads(line)) for line in lines]
 
-    def configuration(self) -> dict[str, Any]:
-        """Give Compose's files with all settings put in."""
-        found: dict[str, Any] = json.loads(self.output("config", "--format", "json"))
-        return found
+    def services(self) -> dict[str, Any]:
+        """Return the configuration of each service, with all settings put in."""
+        services: dict[str, Any] = json.loads(self.output("config", "--format", "json"))["services"]
+        return services
 
     def require_valid(self) -> None:
         """Raise CommandError where Compose refuses its files."""
-        done = self._captured("config", "--quiet")
+        done = self.run("config", "--quiet")
         if done.returncode:
             raise CommandError(*done.stderr.strip().splitlines(), status=REFUSED)
-
-    def _captured(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
-        )
 
 
 def _container(item: dict[str, Any]) -> Container:

@@ -1,26 +1,32 @@
-"""Reads a file of settings the way Docker Compose does, and says where another reader would differ.
+r"""Reads a file of settings as Docker Compose reads it, and refuses what another reader would take differently.
 
-Compose takes much that a shell would not (`NAME = value`, `NAME: value`, Windows line ends). What is not plain
-`NAME=value` is a fault here, so that all readers of the file see the same.
+python-dotenv divides the file into assignments. Compose takes much that a shell would not (`NAME = value`,
+`NAME: value`, Windows line ends), and makes a name that nobody sets an empty text. Both are faults here.
 """
 
+import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_ASSIGNMENT = re.compile(r"(?:export +)?([A-Za-z_][A-Za-z0-9_]*)(\s*)=(\s*)(.*)")
-_QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'[^']*')(\s*#.*)?""")
+from dotenv.parser import Binding, parse_stream
+
+_ASSIGNMENT = re.compile(r"(?:export +)?([A-Za-z_]\w*)([^\S\n]*)=([^\S\n]*)(.*)", re.ASCII | re.DOTALL)
+_QUOTED = re.compile(r"""("|')(?:[^\\]|\\.)*?\1""", re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "$": "$", "\\": "\\"}
 _REFERENCE = re.compile(
-    r"\$(?:(?P<dollar>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<name>[A-Za-z_]\w*)(?:(?P<operator>:?-)(?P<default>[^{}$]*))?\})",
+    r"\$(?:(?P<dollar>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?:(?P<operator>:?-)(?P<default>[^{}$]*))?\}|)",
     re.ASCII,
 )
-_ESCAPE = re.compile(r'\\(["$\\])')
+
+LookUp = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One `NAME=value` and the line it stands in, counted from 1."""
+    """One `NAME=value` and the line it begins in, counted from 1."""
 
     name: str
     value: str
@@ -36,29 +42,26 @@ class EnvFile:
 
 
 def read(file: Path, known: Mapping[str, str], label: str) -> EnvFile:
-    """Read `file`; `$NAME` in a value is looked up in `known` first, then in the lines above it.
+    """Return what `file` says; `$NAME` in a value is looked up in `known` first, then in the lines above it.
 
     `label` names the file in faults. Raises OSError where it cannot be read.
     """
     text = file.read_bytes().decode("utf-8-sig", "replace")
     result = EnvFile()
-    lines = text.split("\n")
-    returns = [str(number) for number, line in enumerate(lines, 1) if line.endswith("\r")]
+    returns = [str(number) for number, line in enumerate(text.split("\n"), 1) if "\r" in line]
     if returns:
         result.faults.append(
-            f"{label}:{_few(returns)}: a carriage return ends the line (saved with Windows line ends?); "
+            f"{label}:{_few(returns)}: a carriage return in the line (saved with Windows line ends?); "
             "allowed: Unix line ends"
         )
-    for number, line in enumerate(lines, 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        for item in _parse(line.rstrip("\r"), lambda name: _look_up(name, known, result)):
-            if isinstance(item, str):
-                result.faults.append(f"{label}:{number}: {item}")
-            else:
-                name, value = item
-                result.values[name] = Assignment(name, value, number)
+
+    def look_up(name: str) -> str | None:
+        above = result.values.get(name)
+        return known.get(name, above.value if above else None)
+
+    for binding in parse_stream(io.StringIO(text.replace("\r", ""))):
+        if binding.key or binding.error:
+            _add(result, binding, look_up, label)
     return result
 
 
@@ -66,56 +69,76 @@ def _few(numbers: list[str]) -> str:
     return ",".join(numbers[:5]) + ("…" if len(numbers) > 5 else "")
 
 
-def _look_up(name: str, known: Mapping[str, str], above: EnvFile) -> str | None:
-    if name in known:
-        return known[name]
-    return above.values[name].value if name in above.values else None
+def _add(result: EnvFile, binding: Binding, look_up: LookUp, label: str) -> None:
+    """Put the assignment of `binding` into `result`, or what is wrong with it, or both."""
+    raw = binding.original.string
+    statement = raw.lstrip()
+    before = raw.removesuffix(statement)
+    number = binding.original.line + before.count("\n")
+    statement = statement.removesuffix("\n")
 
+    def fault(text: str) -> None:
+        result.faults.append(f"{label}:{number}: {text}")
 
-def _parse(line: str, look_up: Callable[[str], str | None]) -> Iterator[str | tuple[str, str]]:
-    """Give the assignment in `line` as name and value, and what is wrong with it as text."""
-    match = _ASSIGNMENT.fullmatch(line.strip())
+    match = _ASSIGNMENT.fullmatch(statement)
     if not match:
-        yield f"not an assignment: {line.strip()}; allowed: NAME=value, or # and a comment"
+        fault(f"not an assignment: {_first_line(statement.strip())}; allowed: NAME=value, or # and a comment")
         return
-    name, before, after, rest = match.groups()
-    value = rest
-    if rest[:1] in ("'", '"'):
-        quoted = _QUOTED.fullmatch(rest)
-        if not quoted:
-            yield f"{name}={rest}: the quote does not end, or something follows it; allowed: {name}={rest[0]}…{rest[0]}"
-            return
-        value = quoted[1]
-    else:
-        value = rest.split(" #", maxsplit=1)[0].rstrip()
-    if "\t" in value or before or after or line[0].isspace() or (value == rest and line[-1:].isspace()):
-        yield f"{name}={value}: stray space; allowed: {name}={value}"
+    name, *spaces, rest = match.groups()
+    quote = rest[:1] if rest[:1] in ("'", '"') else ""
+    if quote and binding.error:
+        fault(
+            f"{name}={_first_line(rest)}: the quote does not end, or something follows it; "
+            f"allowed: {name}={quote}…{quote}"
+        )
+        return
+    quoted = _QUOTED.match(rest) if quote else None
+    value = quoted[0] if quoted else rest.split(" #", maxsplit=1)[0].rstrip()
+    indented = before and not before.endswith("\n")
+    if indented or any(spaces) or (value == rest.rstrip() != rest) or (not quote and "\t" in value):
+        fault(f"{name}={_first_line(value)}: stray space; allowed: {name}={_first_line(value)}")
     try:
-        yield name, _expand(value, look_up)
+        result.values[name] = Assignment(name, _evaluate(value, look_up), number)
     except ValueError as error:
-        yield f"{name}={value}: {error}; allowed: ${{NAME}}, ${{NAME:-default}}, $$ for a dollar sign"
+        fault(f"{name}={_first_line(value)}: {error}")
 
 
-def _expand(value: str, look_up: Callable[[str], str | None]) -> str:
-    """Replace references and, in double quotes, escapes; ValueError for what Compose alone understands."""
+def _first_line(text: str) -> str:
+    first, newline, _ = text.partition("\n")
+    return first + ("…" if newline else "")
+
+
+def _evaluate(value: str, look_up: LookUp) -> str:
+    """Return `value` without quotes, references and escapes; ValueError for what readers take differently."""
     if value.startswith("'"):
+        if "\\'" in value[1:-1]:
+            raise ValueError("a backslash before a single quote; allowed: double quotes around it")
         return value[1:-1]
+    if not value.startswith('"'):
+        return _expand(value, look_up)
+    # An escaped character is itself, whatever it would start.
+    parts = _ESCAPE.split(value[1:-1])
+    if any(part not in _ESCAPED for part in parts[1::2]):
+        raise ValueError(r'a backslash before something else than " $ \ n r t; allowed: \\ for a backslash')
+    return "".join(_ESCAPED[part] if index % 2 else _expand(part, look_up) for index, part in enumerate(parts))
 
+
+def _expand(text: str, look_up: LookUp) -> str:
     def replace(match: re.Match[str]) -> str:
+        name = match["plain"] or match["braced"]
         if match["dollar"]:
             return "$"
-        found = look_up(match["plain"] or match["name"])
-        missing = found is None or (match["operator"] == ":-" and not found)
-        return (match["default"] or "") if missing else str(found)
+        if not name:
+            raise ValueError(
+                "a dollar sign that begins no name; allowed: ${NAME}, ${NAME:-default}, $$ for a dollar sign"
+            )
+        value = look_up(name)
+        if value is None and not match["operator"]:
+            raise ValueError(
+                f"{name} is not set; allowed: $$ for a dollar sign, ${{{name}:-}} for a name that may be unset"
+            )
+        if value is None or (match["operator"] == ":-" and not value):
+            return match["default"]
+        return value
 
-    if not value.startswith('"'):
-        if "$" in _REFERENCE.sub("", value):
-            raise ValueError("a dollar sign that begins no name")
-        return _REFERENCE.sub(replace, value)
-    # An escaped character is itself, whatever it would start.
-    parts = re.split(r"(\\.)", value[1:-1])
-    if any("$" in _REFERENCE.sub("", part) for part in parts[::2]):
-        raise ValueError("a dollar sign that begins no name")
-    if any(not _ESCAPE.fullmatch(part) for part in parts[1::2]):
-        raise ValueError('a backslash before something else than " $ \\')
-    return "".join(part[1] if index % 2 else _REFERENCE.sub(replace, part) for index, part in enumerate(parts))
+    return _REFERENCE.sub(replace, text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from greenstack.cli import ROOT, RUN, env_file
 from greenstack.cli.console import REFUSED, CommandError
+from greenstack.server.settings import Settings
 
 SHELL = "shell"
 _REMEMBERED = RUN / "profile"
@@ -27,15 +28,28 @@ class Environment:
     written: dict[str, str]
     faults: list[str]
 
+    @property
+    def http_port(self) -> str:
+        """The port at which the stack answers."""
+        return self.values.get("HTTP_PORT") or str(Settings.model_fields["http_port"].default)
+
+    @property
+    def url(self) -> str:
+        """The address at which the stack answers."""
+        host = self.values.get("HTTP_HOST") or Settings.model_fields["http_host"].default
+        # "Every address" is not one to open.
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
+        return f"http://{host}:{self.http_port}/"
+
 
 def profiles(root: Path = ROOT) -> list[str]:
-    """Name the profiles that exist."""
+    """Return the names of the profiles that exist."""
     names = (path.name.removesuffix(".env") for path in (root / "env").glob("*.env"))
     return sorted(name for name in names if not name.endswith(".local"))
 
 
 def profile_files(profile: str, shell: Mapping[str, str], root: Path = ROOT) -> tuple[Path, ...]:
-    """Give the files of `profile`, the later ones win. Without one: those that Compose itself would read."""
+    """Return the files of `profile`, the later ones win. Without one: those that Compose itself would read."""
     if not profile:
         named = [Path(name) for name in shell.get("COMPOSE_ENV_FILES", "").split(",") if name]
         return tuple(root / name for name in named) or tuple(file for file in [root / ".env"] if file.is_file())
@@ -46,7 +60,10 @@ def profile_files(profile: str, shell: Mapping[str, str], root: Path = ROOT) -> 
 
 
 def resolve(profile: str, shell: Mapping[str, str] | None = None, root: Path = ROOT) -> Environment:
-    """Read the files of `profile` below the shell's environment. Raises CommandError where one cannot be read."""
+    """Return what the files of `profile` say below the shell's environment.
+
+    Raises CommandError where there is no such profile, or a file cannot be read.
+    """
     shell = os.environ if shell is None else shell
     files = profile_files(profile, shell, root)
     values: dict[str, str] = {}
@@ -59,9 +76,9 @@ def resolve(profile: str, shell: Mapping[str, str] | None = None, root: Path = R
         except OSError as error:
             raise CommandError(f"{label}: cannot be read: {error.strerror}", status=REFUSED) from None
         faults += content.faults
-        for item in content.values.values():
-            values[item.name] = item.value
-            written[item.name] = f"{label}:{item.line}"
+        for assignment in content.values.values():
+            values[assignment.name] = assignment.value
+            written[assignment.name] = f"{label}:{assignment.line}"
     sources = {name: SHELL if name in shell else place for name, place in written.items()}
     sources |= {name: SHELL for name in shell if name not in sources}
     return Environment(profile, files, {**values, **shell}, sources, written, faults)
@@ -79,7 +96,7 @@ def forget() -> None:
 
 
 def current(profile: str) -> str:
-    """Give `profile`, or where it is empty the one that the stack was brought up with."""
+    """Return `profile`, or where it is empty the one that the stack was brought up with."""
     if profile or not _REMEMBERED.is_file():
         return profile
     kept = _REMEMBERED.read_text().strip()

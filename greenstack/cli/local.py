@@ -13,14 +13,16 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from greenstack.cli import ROOT, RUN, local_process, rollout
+from greenstack.cli import ROOT, RUN, check_env, daemon, rollout
 from greenstack.cli.console import CommandError, say
+from greenstack.cli.daemon import Daemon
 from greenstack.cli.environment import Environment
-from greenstack.cli.local_process import Process
+from greenstack.cli.wait import wait_until
 from greenstack.server import check, healthcheck
 from greenstack.server.settings import Settings, parse_duration
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
+_FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
 HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
 NGINX_DEADLINE = 10  # s to the first connection
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
@@ -42,15 +44,15 @@ def _has_nginx() -> bool:
 
 
 def socket_home() -> Path:
-    """Give the folder for sockets and nginx's files: .run, or where its path does not suit sockets one in /tmp."""
+    """Return the folder for sockets and nginx's files: .run, or where its path does not suit sockets one in /tmp."""
     if len(str(RUN)) <= _LONGEST and _PLAIN.issuperset(str(RUN)):
         return RUN
     return Path(f"/tmp/greenstack-{os.getuid()}-{hashlib.sha256(str(RUN).encode()).hexdigest()[:12]}")  # noqa: S108
 
 
-def running() -> list[Process]:
-    """Give all processes of the local stack, nginx last."""
-    return [*local_process.found("app-*"), *local_process.found("nginx")]
+def running() -> list[Daemon]:
+    """Return all processes of the local stack, nginx last."""
+    return [*daemon.running("app-*"), *daemon.running("nginx")]
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,26 @@ class Processes(rollout.Replicas):
 
     @override
     def running(self) -> list[str]:
-        return [replica.name for replica in local_process.found("app-*")]
+        return [replica.name for replica in daemon.running("app-*")]
 
     @override
     def start(self, count: int) -> list[str]:
-        taken = [int(name.removeprefix("app-")) for name in self.running()]
-        first = max(taken, default=0) + 1
-        for number in range(first, first + count):
-            bind = {"BIND": self.address(f"app-{number}")}
+        last = max((int(name.removeprefix("app-")) for name in self.running()), default=0)
+        names = [f"app-{number}" for number in range(last + 1, last + 1 + count)]
+        for name in names:
             command = [sys.executable, "-m", "gunicorn", "-c", "docker/gunicorn_conf.py"]
-            local_process.start(f"app-{number}", command, {**self.environment.values, **bind})
-        return [f"app-{number}" for number in range(first, first + count)]
+            daemon.start(name, command, {**self.environment.values, "BIND": self.address(name)})
+        return names
 
     def address(self, name: str) -> str:
-        """Where a replica listens: its socket, or where nothing stands before it the stack's own address."""
+        """Return where a replica listens: its socket, or where no nginx is in front the stack's own address."""
         if not _has_nginx():
             return listen_address(self.environment)
         return f"unix:{socket_home()}/sockets/{name}.sock"
 
     @override
     def ready(self, name: str) -> bool:
-        if not local_process.found(name):
+        if not daemon.running(name):
             raise CommandError(*self.log(name), f"{name} has ended: its last log lines are above", status=check.REFUSED)
         try:
             return healthcheck.status(self.address(name)) in (200, 404)
@@ -90,19 +91,21 @@ class Processes(rollout.Replicas):
 
     @override
     def listed(self, name: str) -> bool:
-        in_use = socket_home() / "nginx/in-use"
         if not _has_nginx():
             return True
+        in_use = socket_home() / "nginx/in-use"
         return in_use.is_file() and self.address(name).removeprefix("unix:") in in_use.read_text().split()
 
     @override
     def environ(self, name: str) -> Mapping[str, str]:
-        (replica,) = local_process.found(name)
+        (replica,) = daemon.running(name)
         return replica.environ()
 
     @override
     def workers(self, name: str) -> set[int]:
-        return {pid for replica in local_process.found(name) for pid in replica.members() if pid != replica.pid}
+        return {
+            member.pid for replica in daemon.running(name) for member in replica.members() if member.pid != replica.pid
+        }
 
     @override
     def reload_fault(self, name: str) -> str | None:
@@ -119,12 +122,12 @@ class Processes(rollout.Replicas):
 
     @override
     def hang_up(self, name: str) -> None:
-        for replica in local_process.found(name):
+        for replica in daemon.running(name):
             replica.signal(signal.SIGHUP)
 
     @override
     def stop(self, names: list[str]) -> None:
-        replicas = [replica for name in names for replica in local_process.found(name)]
+        replicas = [replica for name in names for replica in daemon.running(name)]
         for replica in replicas:
             replica.signal(signal.SIGTERM)
         for replica in replicas:
@@ -132,19 +135,18 @@ class Processes(rollout.Replicas):
 
     @override
     def log(self, name: str) -> list[str]:
-        file = RUN / f"{name}.log"
-        return file.read_text(errors="replace").splitlines()[-20:] if file.exists() else []
+        return daemon.last_words(name)
 
 
 def listen_address(environment: Environment) -> str:
-    """Give `host:port` where the stack answers."""
+    """Return `host:port` where the stack answers."""
     settings = Settings.from_environ(environment.values)
     return f"{settings.http_host}:{settings.http_port}"
 
 
 def up(environment: Environment) -> None:
     """Start the stack, or bring the one that runs up to date, and wait until it answers."""
-    if _same_nginx(environment) and local_process.found("app-*"):
+    if _same_nginx(environment) and daemon.running("app-*"):
         rollout.replace(Processes(environment))
         return
     address = listen_address(environment)
@@ -153,15 +155,7 @@ def up(environment: Environment) -> None:
             _require_free(address)  # before the stack that runs ends for it
         down(environment)
     _require_free(address)
-    RUN.mkdir(exist_ok=True)
-    _ADDRESS.write_text(address)
-    for log in RUN.glob("*.log"):
-        log.unlink()
-    home = socket_home()
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.lstat().st_uid != os.getuid():
-        raise CommandError(f"{home} belongs to somebody else: remove it")
-    (home / "sockets").mkdir(exist_ok=True)
+    _prepare_folders(address)
     try:
         if _has_nginx():
             _start_nginx(environment)
@@ -174,33 +168,47 @@ def up(environment: Environment) -> None:
         raise
 
 
-def require_nginx(environment: Environment) -> None:
-    """Raise CommandError where no nginx runs with the present settings, which new replicas behind it need."""
-    if not local_process.found("app-*"):
+def _prepare_folders(address: str) -> None:
+    RUN.mkdir(exist_ok=True)
+    _ADDRESS.write_text(address)
+    for log in RUN.glob("*.log"):
+        log.unlink()
+    home = socket_home()
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.lstat().st_uid != os.getuid():
+        raise CommandError(f"{home} belongs to somebody else: remove it")
+    (home / "sockets").mkdir(exist_ok=True)
+
+
+def checked(environment: Environment) -> Processes:
+    """Check all settings, and return the replicas to change. New ones must fit the nginx that runs."""
+    check_env.require(environment, importing=True)
+    if not daemon.running("app-*"):
         raise CommandError("nothing runs: make up")
-    if not local_process.found("nginx"):
+    if not daemon.running("nginx"):
         raise CommandError("without nginx in front the app can only be stopped and started: make up")
     if not _same_nginx(environment):
         raise CommandError(
             "nginx's settings changed too: `make up` ends all, refuses connections until running requests and idle "
             "clients are over, and starts anew; nothing is changed"
         )
+    return Processes(environment)
 
 
 def _nginx_environ(environment: Environment) -> dict[str, str]:
     home = socket_home()
-    ours = {
+    return {
+        **environment.values,
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
         "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
-    return {**environment.values, **ours}
 
 
 def _fingerprint(environ: Mapping[str, str]) -> str:
-    """Give something that differs where nginx would run differently: its settings and its own files."""
+    """Return a digest that differs where nginx would run differently: of its settings and its own files."""
     digest = hashlib.sha256()
     for name in ("NGINX_LISTEN", "NGINX_RUN_DIR", *_NGINX_READS):
         digest.update(f"{name}={environ.get(name)}\n".encode())
@@ -210,33 +218,34 @@ def _fingerprint(environ: Mapping[str, str]) -> str:
 
 
 def _same_nginx(environment: Environment) -> bool:
-    known = RUN / "nginx.fingerprint"
-    if not local_process.found("nginx") or not known.exists():
+    if not daemon.running("nginx") or not _FINGERPRINT.exists():
         return False
-    return known.read_text() == _fingerprint(_nginx_environ(environment))
+    return _FINGERPRINT.read_text() == _fingerprint(_nginx_environ(environment))
 
 
 def _start_nginx(environment: Environment) -> None:
     address = listen_address(environment)
     environ = _nginx_environ(environment)
-    nginx = local_process.start("nginx", [str(ROOT / "nginx/entrypoint")], environ)
-    (RUN / "nginx.fingerprint").write_text(_fingerprint(environ))
+    nginx = daemon.start("nginx", [str(ROOT / "nginx/entrypoint")], environ)
+    _FINGERPRINT.write_text(_fingerprint(environ))
+    wait_until(lambda: _answers(address) or not nginx.alive, NGINX_DEADLINE)
+    if not _answers(address) or not nginx.alive:
+        raise CommandError(
+            *daemon.last_words("nginx"), "nginx does not start: its last log lines are above", status=check.REFUSED
+        )
 
-    def answers() -> bool:
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), 1).close()
-        except OSError:
-            return not nginx.alive
-        return True
 
-    if not local_process.wait_until(answers, NGINX_DEADLINE) or not nginx.alive:
-        log = nginx.log.read_text(errors="replace").splitlines()[-20:]
-        raise CommandError(*log, "nginx does not start: its last log lines are above", status=check.REFUSED)
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _ours(address: str) -> bool:
-    """Tell whether the stack that runs holds the port of `address`."""
+    """Return whether the stack that runs holds the port of `address`."""
     return _ADDRESS.is_file() and address.rpartition(":")[2] == _ADDRESS.read_text().rpartition(":")[2]
 
 
@@ -247,7 +256,7 @@ def _require_free(address: str) -> None:
 
 def down(environment: Environment) -> None:
     """End exactly the processes that `up` started: nginx first, so that no request finds the app gone."""
-    for nginx in local_process.found("nginx"):
+    for nginx in daemon.running("nginx"):
         _stop(nginx, signal.SIGQUIT, environment)
     replicas = Processes(environment)
     replicas.stop(replicas.running())
@@ -258,11 +267,11 @@ def down(environment: Environment) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _stop(it: Process, number: int, environment: Environment) -> None:
-    grace = environment.values.get("STOP_GRACE_PERIOD") or Settings.model_fields["stop_grace_period"].default
+def _stop(process: Daemon, number: int, environment: Environment) -> None:
+    default = Settings.model_fields["stop_grace_period"].default
     try:
-        seconds = parse_duration(grace)
+        seconds = parse_duration(environment.values.get("STOP_GRACE_PERIOD") or default)
     except ValueError:
-        seconds = parse_duration(Settings.model_fields["stop_grace_period"].default)
-    if not it.stop(number, seconds):
-        say(f"{it.name} did not end within {seconds} s and was killed")
+        seconds = parse_duration(default)
+    if not process.stop(number, seconds):
+        say(f"{process.name} did not end within {seconds} s and was killed")

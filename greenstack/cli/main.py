@@ -2,22 +2,11 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from greenstack.cli import (
-    ROOT,
-    RUN,
-    check_env,
-    containers,
-    docker,
-    environment,
-    image_report,
-    local,
-    reference,
-    rollout,
-)
+from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment, local, reference, rollout
 from greenstack.cli.console import CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
@@ -33,8 +22,7 @@ Profile = Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env 
 def up(profile: Profile = "") -> None:
     """Build and start the stack, wait until it is healthy."""
     chosen = environment.resolve(profile)
-    reason = docker.why_none()
-    if reason:
+    if reason := docker.why_none():
         check_env.require(chosen, importing=True)
         say(f"no Docker Engine ({reason}): running the stack as local processes")
         local.up(chosen)
@@ -45,7 +33,7 @@ def up(profile: Profile = "") -> None:
             local.down(chosen)
         containers.up(compose)
     environment.remember(profile)
-    say(f"the stack answers at {containers.url(chosen)}")
+    say(f"the stack answers at {chosen.url}")
 
 
 @app.command()
@@ -63,30 +51,29 @@ def down(profile: Profile = "") -> None:
 @app.command()
 def logs(profile: Profile = "") -> None:
     """Show the last log lines; on a terminal, follow them."""
-    follow = ["--follow"] if out.is_terminal else []
-    if files := sorted(RUN.glob("*.log") if local.running() else []):
-        names = [str(file.relative_to(ROOT)) for file in files]
-        _become("tail", "--lines=100", *(["-F"] if follow else []), *names)
+    if local.running():
+        files = sorted(str(file.relative_to(ROOT)) for file in RUN.glob("*.log"))
+        _become("tail", "--lines=100", *(["-F"] if out.is_terminal else []), *files)
     _require_engine()
-    _compose("logs", "--tail=100", *follow, profile=profile)
+    _become_compose(profile, "logs", "--tail=100", *(["--follow"] if out.is_terminal else []))
 
 
 @app.command()
 def ps(profile: Profile = "") -> None:
     """Show what runs."""
-    if processes := local.running():
-        for it in processes:
-            say(f"{it.name}: process {it.pid} and {len(it.members()) - 1} of its own, log {it.log.relative_to(ROOT)}")
-        say(f"the stack answers at {containers.url(_current(profile))}")
-        return
-    _require_engine()
-    _compose("ps", "--all", profile=profile)
+    if not (processes := local.running()):
+        _require_engine()
+        _become_compose(profile, "ps", "--all")
+    for process in processes:
+        children = len(process.members()) - 1
+        say(f"{process.name}: process {process.pid} and {children} of its own, log {process.log.relative_to(ROOT)}")
+    say(f"the stack answers at {_current(profile).url}")
 
 
 @app.command()
 def url(profile: Profile = "") -> None:
     """Print where the stack answers."""
-    print(containers.url(_current(profile)).rstrip("/"))
+    print(_current(profile).url.rstrip("/"))
 
 
 @app.command()
@@ -100,13 +87,12 @@ def build(profile: Profile = "") -> None:
 def config(profile: Profile = "") -> None:
     """Print the configuration in force: Compose's, or where there is none Gunicorn's."""
     if docker.has_compose():
-        _compose("config", profile=profile)
-    chosen = _current(profile)
-    _become(sys.executable, "docker/gunicorn_conf.py", environ=chosen.values)
+        _become_compose(profile, "config")
+    _become(sys.executable, "docker/gunicorn_conf.py", environ=_current(profile).values)
 
 
 @app.command("check-env")
-def check_env_(profile: Profile = "") -> None:
+def check_settings(profile: Profile = "") -> None:
     """Show every setting, its value and source, and all faults."""
     chosen = environment.resolve(profile)
     check_env.show(chosen)
@@ -131,9 +117,7 @@ def deploy(profile: Profile = "") -> None:
     """Build and start new replicas beside the old ones, then stop those."""
     chosen = _current(profile)
     if local.running():
-        check_env.require(chosen, importing=True)
-        local.require_nginx(chosen)
-        rollout.replace(local.Processes(chosen))
+        rollout.replace(local.checked(chosen))
     else:
         _require_engine()
         containers.deploy(containers.checked(chosen))
@@ -150,32 +134,15 @@ def scale(count: Annotated[int, typer.Argument(min=1, max=REPLICAS_MAX, metavar=
     if not running:
         raise CommandError("nothing runs: make up")
     if count > running:  # new ones get the settings of now
-        if local.running():
-            check_env.require(chosen, importing=True)
-            local.require_nginx(chosen)
-        else:
-            containers.require_nginx(containers.checked(chosen, building=False))
+        _require_fit(chosen)
     rollout.scale(replicas, count)
     say(f"replicas: {', '.join(replicas.running())}")
 
 
-@app.command("image-report")
-def image_report_(profile: Profile = "") -> None:
-    """Show what the application's image consists of."""
-    docker.require()
-    image_report.show(Compose(_current(profile), {}).configuration()["services"]["app"]["image"])
-
-
-@app.command("docs")
-def docs_() -> None:
+@app.command()
+def docs() -> None:
     """Print docs/settings.md."""
     print(reference.page(), end="")
-
-
-def _require_engine() -> None:
-    """Raise CommandError where neither local processes nor containers can be running."""
-    if docker.why_none():
-        raise CommandError("nothing runs: make up")
 
 
 def _current(profile: str) -> Environment:
@@ -189,11 +156,25 @@ def _replicas(chosen: Environment) -> rollout.Replicas:
     return containers.Containers(Compose(chosen, {}))
 
 
-def _compose(*arguments: str, profile: str) -> None:
+def _require_engine() -> None:
+    """Raise CommandError where neither local processes nor containers can be running."""
+    if docker.why_none():
+        raise CommandError("nothing runs: make up")
+
+
+def _require_fit(chosen: Environment) -> None:
+    """Raise CommandError where new replicas would be refused, or not fit the nginx that runs."""
+    if local.running():
+        local.checked(chosen)
+    else:
+        containers.require_nginx(containers.checked(chosen, building=False))
+
+
+def _become_compose(profile: str, *arguments: str) -> NoReturn:
     _become(*Compose(_current(profile), {}).command(*arguments))
 
 
-def _become(*command: str, environ: dict[str, str] | None = None) -> None:
+def _become(*command: str, environ: dict[str, str] | None = None) -> NoReturn:
     """Let this process become `command`, so that its exit status and Ctrl-C are that one's own."""
     os.chdir(ROOT)
     sys.stdout.flush()

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from greenstack.cli import local_process
 from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.cli.wait import wait_until
 from greenstack.server.settings import Settings
 
 READY_DEADLINE = 180  # s; an application that is not ready by then is taken for broken
@@ -26,7 +26,7 @@ sys.exit(import_problem(configuration["wsgi_app"]))
 
 
 def fault_in(status: int, output: str) -> str | None:
-    """Give why `RELOAD_CHECK` failed from its exit status and what it printed; None if it did not."""
+    """Return why `RELOAD_CHECK` failed, from its exit status and what it printed; None if it did not."""
     lines = output.strip().splitlines() or [f"the check ended with status {status}"]
     if status == 0:
         return None
@@ -37,25 +37,25 @@ class Replicas(Protocol):
     """What runs the application: replicas have a name each."""
 
     def running(self) -> list[str]:
-        """Names of all replicas, oldest first."""
+        """Return the names of all replicas, oldest first."""
 
     def start(self, count: int) -> list[str]:
-        """Start `count` more, and give their names without waiting."""
+        """Start `count` more, and return their names without waiting."""
 
     def ready(self, name: str) -> bool:
-        """Whether this one accepts work; CommandError with its last words if it never will."""
+        """Return whether this one accepts work; CommandError with its last words if it never will."""
 
     def listed(self, name: str) -> bool:
-        """Whether nginx sends it requests."""
+        """Return whether nginx sends it requests."""
 
     def environ(self, name: str) -> Mapping[str, str]:
-        """Give the environment it was started with."""
+        """Return the environment it was started with."""
 
     def workers(self, name: str) -> set[int]:
-        """Ids of its worker processes."""
+        """Return the ids of its worker processes."""
 
     def reload_fault(self, name: str) -> str | None:
-        """Try, in a process of its own, what it would load now; None, or why it could not."""
+        """Load in a process of its own what a reload would; return None, or why it failed."""
 
     def hang_up(self, name: str) -> None:
         """Tell its arbiter to start new workers in the place of the old ones."""
@@ -64,11 +64,14 @@ class Replicas(Protocol):
         """Let these finish what they do, end and remove them."""
 
     def log(self, name: str) -> list[str]:
-        """Give its last log lines."""
+        """Return its last log lines."""
 
 
 def add(replicas: Replicas, count: int) -> list[str]:
-    """Start `count` replicas and wait until requests reach them; if they do not, CommandError and none is left."""
+    """Start `count` replicas, wait until requests reach them, and return their names.
+
+    If requests do not reach them, CommandError, and none is left.
+    """
     new = replicas.start(count)
     with _removed_on_failure(replicas, new):
         _await(replicas, new)
@@ -137,7 +140,7 @@ def _graceful_timeout(environ: Mapping[str, str]) -> int:
 
 
 def _wait(condition: Callable[[], object], seconds: float) -> bool:
-    return local_process.wait_until(condition, seconds, POLL)
+    return wait_until(condition, seconds, POLL)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from greenstack.cli.image_report import compressed_size
 from tests.container.project import ROOT, docker, until
 
 # Names of programs that the runtime image has no use for and an intruder would.
@@ -115,6 +114,12 @@ def test_nothing_in_the_app_image_gives_rights_away(files: list[tarfile.TarInfo]
 def test_app_image_holds_the_code_alone(files: list[tarfile.TarInfo]) -> None:
     inside = {Path(file.name).relative_to("srv").parts[0] for file in files if file.name.startswith("srv/")} - {"."}
     assert inside == {"app", "docker"}, "no tests, no environment files, no secrets"
+
+
+def compressed_size(image: str) -> int:
+    """Return the bytes of `docker save | gzip`, close to what a push transfers."""
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as save:
+        return len(subprocess.check_output(["gzip", "--stdout"], stdin=save.stdout))
 
 
 def test_app_image_is_small(app_image: str) -> None:

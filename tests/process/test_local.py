@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
 LINE = 'return {"Hello": "World"}'
 needs_nginx = pytest.mark.skipif(
-    not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_NGINX") != "1",
+    not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_ALL") != "1",
     reason="nginx is not installed",
 )
 
@@ -76,12 +76,15 @@ class Repository:
 
     def processes(self) -> list[psutil.Process]:
         """All processes whose working folder is this repository's."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.cwd() == str(self.root) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
+
+    def pidfiles(self) -> dict[str, str]:
+        return {file.name: file.read_text() for file in self.root.glob(".run/*.pid")}
 
     def assert_gone(self) -> None:
         assert not self.processes()
@@ -99,9 +102,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
-    it = Repository(tmp_path / "r")
-    yield it
-    for process in it.processes():
+    copy = Repository(tmp_path / "r")
+    yield copy
+    for process in copy.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
@@ -204,13 +207,14 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Reposit
 
 def test_another_port_that_is_taken_leaves_the_stack_running(repository: Repository) -> None:
     repository.ok("up")
-    before = repository.processes()
+    before = repository.pidfiles()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, (line,) = repository.refused("up", HTTP_PORT=str(port))
     assert status == 2
     assert line.startswith(f"HTTP_PORT={port}: cannot listen there: Address already in use")
-    assert repository.processes() == before
+    assert repository.pidfiles() == before
+    assert_serves(repository)
 
 
 def test_settings_that_are_wrong_start_nothing(repository: Repository) -> None:
@@ -329,15 +333,15 @@ def test_commands_for_what_runs_say_that_nothing_does(repository: Repository, co
 @needs_nginx
 @pytest.mark.parametrize("name", ["a b", "longer-than-the-path-of-a-unix-socket-may-be-in-this-place-or-any-other"])
 def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path, name: str) -> None:
-    it = Repository(tmp_path / name)
+    repository = Repository(tmp_path / name)
     try:
-        it.ok("up")
-        assert_serves(it)
-        it.ok("down")
-        it.assert_gone()
+        repository.ok("up")
+        assert_serves(repository)
+        repository.ok("down")
+        repository.assert_gone()
         assert not list(Path("/tmp").glob(f"greenstack-{os.getuid()}-*/nginx"))  # noqa: S108
     finally:
-        for process in it.processes():
+        for process in repository.processes():
             process.kill()
 
 

@@ -24,16 +24,16 @@ class Fake:
 
     environment = Environment("", (), {"HTTP_PORT": "81"}, {}, {}, [])
 
-    def __init__(self, *there: Container) -> None:
-        self.there = there
+    def __init__(self, *existing: Container) -> None:
+        self.existing = existing
 
     def containers(self, *services: str) -> list[Container]:
-        return [it for it in self.there if not services or it.service in services]
+        return [container for container in self.existing if not services or container.service in services]
 
 
-def why(monkeypatch: pytest.MonkeyPatch, complaint: str, *there: Container) -> CommandError:
-    monkeypatch.setattr(containers, "_log", lambda name: [f"log of {name}"])
-    return containers.why(cast(Compose, Fake(*there)), complaint)
+def why(monkeypatch: pytest.MonkeyPatch, complaint: str, *existing: Container) -> CommandError:
+    monkeypatch.setattr(docker, "last_words", lambda name: [f"log of {name}"])
+    return containers.why(cast(Compose, Fake(*existing)), complaint)
 
 
 def test_refused_settings_are_shown_as_the_check_said_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,16 +79,16 @@ def test_else_composes_own_words_are_given(monkeypatch: pytest.MonkeyPatch) -> N
 class Running(Fake):
     """The same, whose nginx has other settings than the present ones."""
 
-    def __init__(self, **wanted: str) -> None:
+    def __init__(self, **settings: str) -> None:
         super().__init__(CHECKED, APP, NGINX)
-        self.wanted = {"BIND": "x", "KEEP_ALIVE": "", "GRACEFUL_TIMEOUT": "60"} | wanted
+        self.settings = {"BIND": "x", "KEEP_ALIVE": "", "GRACEFUL_TIMEOUT": "60"} | settings
 
-    def configuration(self) -> dict[str, Any]:
-        return {"services": {"nginx": {"environment": self.wanted}}}
+    def services(self) -> dict[str, Any]:
+        return {"nginx": {"environment": self.settings}}
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted", "refused"),
+    ("count", "settings", "refused"),
     [
         (2, {}, None),
         (2, {"KEEP_ALIVE": "1"}, "KEEP_ALIVE: nginx would have to change with the app"),
@@ -96,11 +96,11 @@ class Running(Fake):
     ],
 )
 def test_more_replicas_need_an_nginx_that_fits_them(
-    monkeypatch: pytest.MonkeyPatch, count: int, wanted: dict[str, str], refused: str | None
+    monkeypatch: pytest.MonkeyPatch, count: int, settings: dict[str, str], refused: str | None
 ) -> None:
     scaled: list[int] = []
     monkeypatch.setattr(local, "running", list)
-    monkeypatch.setattr(containers, "checked", lambda _, building: Running(**wanted))
+    monkeypatch.setattr(containers, "checked", lambda _, building: Running(**settings))
     monkeypatch.setattr(docker, "environ", lambda _: {"BIND": "x", "GRACEFUL_TIMEOUT": "60"})
     monkeypatch.setattr(main, "_replicas", lambda _: containers.Containers(cast(Compose, Running())))
     monkeypatch.setattr(containers, "_oldest_first", list)
@@ -108,17 +108,3 @@ def test_more_replicas_need_an_nginx_that_fits_them(
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
         main.scale(count)
     assert bool(scaled) == (refused is None)
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("", "http://127.0.0.1:81/"),
-        ("0.0.0.0", "http://127.0.0.1:81/"),
-        ("10.0.0.5", "http://10.0.0.5:81/"),
-        ("[::]", "http://[::1]:81/"),
-        ("[fd00::1]", "http://[fd00::1]:81/"),
-    ],
-)
-def test_the_url_can_be_opened(host: str, url: str) -> None:
-    assert containers.url(Environment("", (), {"HTTP_HOST": host, "HTTP_PORT": "81"}, {}, {}, [])) == url

@@ -15,26 +15,26 @@ NAME = "MAX_WORKERS"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "env").mkdir()
-    (tmp_path / "env/prod.env").write_text(f"{NAME}=2\nKEEP_ALIVE=7\nLOG_LEVEL=$BASE-$OWN\nOWN=own\n")
+    (tmp_path / "env/prod.env").write_text(f"{NAME}=2\nKEEP_ALIVE=7\nLOG_LEVEL=${{BASE:-}}-${{OWN:-}}\nOWN=own\n")
     (tmp_path / "env/prod.local.env").write_text(f"{NAME}=3\n")
-    (tmp_path / "env/dev.env").write_text("OWN=own\nLOG_LEVEL=$BASE-$OWN\n")
+    (tmp_path / "env/dev.env").write_text("OWN=own\nLOG_LEVEL=${BASE:-}-$OWN\n")
     return tmp_path
 
 
 def test_the_profile_gives_what_nobody_overrides(root: Path) -> None:
-    it = resolve("prod", {}, root)
-    assert (it.values["KEEP_ALIVE"], it.sources["KEEP_ALIVE"]) == ("7", "env/prod.env:2")
+    chosen = resolve("prod", {}, root)
+    assert (chosen.values["KEEP_ALIVE"], chosen.sources["KEEP_ALIVE"]) == ("7", "env/prod.env:2")
 
 
 def test_the_local_file_overrides_the_profile(root: Path) -> None:
-    it = resolve("prod", {}, root)
-    assert (it.values[NAME], it.sources[NAME]) == ("3", "env/prod.local.env:1")
+    chosen = resolve("prod", {}, root)
+    assert (chosen.values[NAME], chosen.sources[NAME]) == ("3", "env/prod.local.env:1")
 
 
 def test_the_shell_overrides_both_even_when_empty(root: Path) -> None:
     for value in ("4", ""):
-        it = resolve("prod", {NAME: value}, root)
-        assert (it.values[NAME], it.sources[NAME]) == (value, "shell")
+        chosen = resolve("prod", {NAME: value}, root)
+        assert (chosen.values[NAME], chosen.sources[NAME]) == (value, "shell")
 
 
 def test_references_see_the_shell_first_and_then_the_lines_above(root: Path) -> None:
@@ -76,18 +76,34 @@ def test_the_profile_of_up_is_kept_for_the_commands_that_follow(
     assert environment.current("") == ""
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:81/"),
+        ("0.0.0.0", "http://127.0.0.1:81/"),
+        ("10.0.0.5", "http://10.0.0.5:81/"),
+        ("[::]", "http://[::1]:81/"),
+        ("[fd00::1]", "http://[fd00::1]:81/"),
+    ],
+)
+def test_the_url_can_be_opened(host: str, url: str) -> None:
+    assert Environment("", (), {"HTTP_HOST": host, "HTTP_PORT": "81"}, {}, {}, []).url == url
+
+
 # --- against the real one
 
 
-def compose_sees(it: Environment, root: Path, monkeypatch: pytest.MonkeyPatch, **shell: str) -> dict[str, str | None]:
+def compose_sees(
+    chosen: Environment, root: Path, monkeypatch: pytest.MonkeyPatch, **shell: str
+) -> dict[str, str | None]:
     if not docker.has_compose():
         pytest.skip("docker compose is not installed")
     (root / "compose.yaml").write_text(f"services: {{x: {{image: x, environment: [{NAME}, KEEP_ALIVE, LOG_LEVEL]}}}}\n")
     monkeypatch.setattr(docker, "ROOT", root)
     for name, value in shell.items():
         monkeypatch.setenv(name, value)
-    found = json.loads(docker.Compose(it, {}).output("config", "--format", "json"))
-    return dict(found["services"]["x"]["environment"])
+    configuration = json.loads(docker.Compose(chosen, {}).output("config", "--format", "json"))
+    return dict(configuration["services"]["x"]["environment"])
 
 
 @pytest.mark.parametrize("shell", [{}, {NAME: "4"}, {NAME: ""}, {"BASE": "b"}])
@@ -96,6 +112,6 @@ def test_compose_sees_what_we_say(
     root: Path, profile: str, shell: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / ".env").write_text(f"{NAME}=6\n")
-    it = resolve(profile, shell, root)
-    seen = compose_sees(it, root, monkeypatch, **shell)
-    assert seen == {name: it.values.get(name) for name in (NAME, "KEEP_ALIVE", "LOG_LEVEL")}
+    chosen = resolve(profile, shell, root)
+    in_container = compose_sees(chosen, root, monkeypatch, **shell)
+    assert in_container == {name: chosen.values.get(name) for name in (NAME, "KEEP_ALIVE", "LOG_LEVEL")}

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from greenstack.cli import local_process
-from greenstack.cli.local_process import Process, wait_until
+from greenstack.cli import daemon
+from greenstack.cli.daemon import Daemon
+from greenstack.cli.wait import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 # Ends on SIGTERM, and has a child in its session that does not get the signal.
@@ -25,39 +26,39 @@ STUBBORN = [
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(local_process, "RUN", tmp_path / ".run")
+    monkeypatch.setattr(daemon, "RUN", tmp_path / ".run")
     yield tmp_path / ".run"
-    for it in local_process.found("*"):
-        it.stop(signal.SIGKILL, 5)
+    for process in daemon.running("*"):
+        process.stop(signal.SIGKILL, 5)
 
 
-def start(name: str, command: list[str], words: int = 1) -> Process:
-    it = local_process.start(name, command, os.environ)
-    assert wait_until(lambda: it.log.read_text().count("up") == words, 20)
-    return it
+def start(name: str, command: list[str], words: int = 1) -> Daemon:
+    process = daemon.start(name, command, os.environ)
+    assert wait_until(lambda: process.log.read_text().count("up") == words, 20)
+    return process
 
 
 def test_a_process_is_found_again_by_its_pidfile(run: Path) -> None:
-    it = start("app-1", SLEEP)
-    assert local_process.found("app-*") == [it]
-    assert it.alive
-    assert it.environ()["PATH"] == os.environ["PATH"]
-    assert local_process.found("nginx") == []
+    process = start("app-1", SLEEP)
+    assert daemon.running("app-*") == [process]
+    assert process.alive
+    assert process.environ()["PATH"] == os.environ["PATH"]
+    assert daemon.running("nginx") == []
 
 
 def test_stopping_ends_its_children_too(run: Path) -> None:
-    it = start("app-1", PARENT)
-    members = it.members()
+    process = start("app-1", PARENT)
+    members = process.members()
     assert len(members) == 2
-    assert it.stop(signal.SIGTERM, 20)
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in members)
+    assert process.stop(signal.SIGTERM, 20)
+    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in members)
     assert not (run / "app-1.pid").exists()
 
 
 def test_what_does_not_end_in_time_is_killed(run: Path) -> None:
-    it = start("app-1", STUBBORN)
-    assert not it.stop(signal.SIGTERM, 0.2)
-    assert not it.alive
+    process = start("app-1", STUBBORN)
+    assert not process.stop(signal.SIGTERM, 0.2)
+    assert not process.alive
 
 
 def test_what_ends_in_time_is_not(run: Path) -> None:
@@ -65,23 +66,23 @@ def test_what_ends_in_time_is_not(run: Path) -> None:
 
 
 def test_a_child_that_outlives_its_parent_is_still_found(run: Path) -> None:
-    it = start("app-1", PARENT)
-    os.kill(it.pid, signal.SIGKILL)
-    assert wait_until(lambda: not it.alive, 5)
-    assert local_process.found("app-1") == [it]
-    it.stop(signal.SIGTERM, 0.1)
-    assert local_process.found("app-1") == []
+    process = start("app-1", PARENT)
+    os.kill(process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not process.alive, 5)
+    assert daemon.running("app-1") == [process]
+    process.stop(signal.SIGTERM, 0.1)
+    assert daemon.running("app-1") == []
 
 
 def test_a_reused_id_is_never_signalled(run: Path) -> None:
     stranger = subprocess.Popen(SLEEP, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         run.mkdir()
-        (run / "app-1.pid").write_text(f"{stranger.pid} 12345\n")
-        reused = Process("app-1", stranger.pid, 12345)
+        (run / "app-1.pid").write_text(f"{stranger.pid} 12345.67\n")
+        reused = Daemon("app-1", stranger.pid, 12345.67)
         assert not reused.alive
         assert reused.members() == []
-        assert local_process.found("app-*") == []
+        assert daemon.running("app-*") == []
         assert not (run / "app-1.pid").exists()
         reused.stop(signal.SIGKILL, 0.1)
         assert stranger.poll() is None
@@ -90,11 +91,11 @@ def test_a_reused_id_is_never_signalled(run: Path) -> None:
         stranger.wait()
 
 
-@pytest.mark.parametrize("text", ["", "12\n", "what ever\n", "1 2 3\n", "1 x\n"])
+@pytest.mark.parametrize("text", ["", "12\n", "what ever\n", "1 2 3\n", "1 x\n", "x 1.5\n"])
 def test_a_damaged_pidfile_is_dropped(run: Path, text: str) -> None:
     run.mkdir()
     (run / "app-1.pid").write_text(text)
-    assert local_process.found("app-*") == []
+    assert daemon.running("app-*") == []
     assert not (run / "app-1.pid").exists()
 
 

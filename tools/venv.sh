@@ -3,6 +3,7 @@
 #
 #   tools/venv.sh GROUP STAMP    installs requirements/server.txt and requirements/GROUP.txt, then touches STAMP
 #
+# pip, not uv: uv.lock and pylock.toml hold index addresses, and a bare machine has no uv. uv only makes the locks.
 # PYTHON names the interpreter; unset: the first of python3, python3.14 … python3.11 that is new enough.
 # Exit status: 0 done, 2 cannot be done (the last line says why).
 set -eu

@@ -283,7 +283,7 @@ def test_rate_limit() -> None:
 def test_limits_of_what_runs_at_once(limit: str, most: int, status: int, reason: str) -> None:
     with nginx() as server, contextlib.ExitStack() as clients:
         server.app()
-        server.start(**{limit: str(most)})
+        server.start(200, **{limit: str(most)})
         for _ in range(most):
             client = clients.enter_context(socket.create_connection(server.address))
             client.sendall(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")

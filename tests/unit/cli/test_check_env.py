@@ -8,6 +8,7 @@ from rich.console import Console
 from greenstack.cli import ROOT, check_env
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, profiles, resolve
+from greenstack.server.check import NAMES
 
 SIX_MISTAKES = """\
 MAX_WORKER=2
@@ -126,7 +127,7 @@ def test_the_table_has_every_setting_with_its_source(tmp_path: Path, monkeypatch
 
 def test_compose_and_the_settings_agree_on_every_default() -> None:
     knobs = check_env.compose_knobs()
-    for name, info in check_env.check.NAMES.items():
+    for name, info in NAMES.items():
         # These two have no default of their own: the server derives it, Compose knows what surrounds the server.
         if knobs.get(name) and name not in ("BIND", "FORWARDED_ALLOW_IPS"):
             assert knobs[name] == str(info.default), name
@@ -136,6 +137,4 @@ def test_compose_and_the_settings_agree_on_every_default() -> None:
 def test_the_profiles_of_the_repository_are_in_order(name: str) -> None:
     environment = resolve(name, {})
     assert not check_env.faults(environment)
-    assert environment.written.keys() <= check_env.check.NAMES.keys() | check_env.compose_knobs().keys() | {
-        "COMPOSE_FILE"
-    }
+    assert environment.written.keys() <= NAMES.keys() | check_env.compose_knobs().keys() | {"COMPOSE_FILE"}

@@ -37,7 +37,7 @@ deploy: .venv/.cli ## Build and start new replicas beside the old ones, then sto
 	@$(GREENSTACK) deploy
 
 scale: .venv/.cli ## Run N=<number> replicas of the application
-	@$(GREENSTACK) scale $(N)
+	@$(GREENSTACK) scale -- $(N)
 
 ##@ Measure it
 .PHONY: loadtest loadtest-ui bench chaos

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -140,24 +140,19 @@ class Containers(rollout.Replicas):
     def start(self, count: int) -> list[str]:
         old = self.running()
         # Ones that have ended would be started again, as the old version that they are.
-        self._remove(self._others(old))
+        _remove(self._others(old))
         try:
             # The old ones are left alone, whatever image and settings they have.
             self.compose.quiet(
                 "up", "--detach", "--no-deps", "--no-build", "--no-recreate", f"--scale=app={len(old) + count}", "app"
             )
         except BaseException:
-            self._remove(self._others(old))
+            _remove(self._others(old))
             raise
         return self._others(old)
 
     def _others(self, names: list[str]) -> list[str]:
         return [container.name for container in self.compose.containers("app") if container.name not in names]
-
-    @staticmethod
-    def _remove(names: Iterable[str]) -> None:
-        if names := list(names):
-            docker.output("rm", "--force", *names)
 
     @override
     def ready(self, name: str) -> bool:
@@ -169,13 +164,9 @@ class Containers(rollout.Replicas):
             raise CommandError(*docker.last_words(name), f"{name} is unhealthy: its last log lines are above")
         return bool(health == "healthy")
 
-    def _binds_a_socket(self) -> bool:
-        bind = self.compose.services()["app"]["environment"]["BIND"]
-        return bool(bind.startswith("unix:"))
-
     @override
     def listed(self, name: str) -> bool:
-        if not self._binds_a_socket():
+        if not self.compose.services()["app"]["environment"]["BIND"].startswith("unix:"):
             time.sleep(RESOLVED)  # nobody can see which addresses nginx knows
             return True
         proxies = [container.id for container in self.compose.containers("nginx") if container.state == "running"]
@@ -213,6 +204,11 @@ class Containers(rollout.Replicas):
     @override
     def log(self, name: str) -> list[str]:
         return docker.last_words(name)
+
+
+def _remove(names: list[str]) -> None:
+    if names:
+        docker.output("rm", "--force", *names)
 
 
 def _oldest_first(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from greenstack.cli import ROOT, RUN, check_env, daemon, rollout
-from greenstack.cli.console import CommandError, say
+from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.daemon import Daemon
 from greenstack.cli.environment import Environment
 from greenstack.cli.wait import wait_until
@@ -83,7 +83,7 @@ class Processes(rollout.Replicas):
     @override
     def ready(self, name: str) -> bool:
         if not daemon.running(name):
-            raise CommandError(*self.log(name), f"{name} has ended: its last log lines are above", status=check.REFUSED)
+            raise CommandError(*self.log(name), f"{name} has ended: its last log lines are above", status=REFUSED)
         try:
             return healthcheck.status(self.address(name)) in (200, 404)
         except OSError:
@@ -103,9 +103,8 @@ class Processes(rollout.Replicas):
 
     @override
     def workers(self, name: str) -> set[int]:
-        return {
-            member.pid for replica in daemon.running(name) for member in replica.members() if member.pid != replica.pid
-        }
+        (replica,) = daemon.running(name)
+        return {member.pid for member in replica.members()} - {replica.pid}
 
     @override
     def reload_fault(self, name: str) -> str | None:
@@ -231,7 +230,7 @@ def _start_nginx(environment: Environment) -> None:
     wait_until(lambda: _answers(address) or not nginx.alive, NGINX_DEADLINE)
     if not _answers(address) or not nginx.alive:
         raise CommandError(
-            *daemon.last_words("nginx"), "nginx does not start: its last log lines are above", status=check.REFUSED
+            *daemon.last_words("nginx"), "nginx does not start: its last log lines are above", status=REFUSED
         )
 
 
@@ -251,7 +250,7 @@ def _ours(address: str) -> bool:
 
 def _require_free(address: str) -> None:
     if line := check.bind_problem(address):
-        raise CommandError(f"HTTP_PORT={address.rpartition(':')[2]}: {line.partition(': ')[2]}", status=check.REFUSED)
+        raise CommandError(f"HTTP_PORT={address.rpartition(':')[2]}: {line.partition(': ')[2]}", status=REFUSED)
 
 
 def down(environment: Environment) -> None:

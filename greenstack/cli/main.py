@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment, local, reference, rollout
-from greenstack.cli.console import CommandError, out, run, say
+from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 
@@ -126,8 +126,11 @@ def deploy(profile: Profile = "") -> None:
 
 
 @app.command()
-def scale(count: Annotated[int, typer.Argument(min=1, max=REPLICAS_MAX, metavar="N")], profile: Profile = "") -> None:
+def scale(number: Annotated[str, typer.Argument(metavar="N")] = "", profile: Profile = "") -> None:
     """Run N replicas of the application."""
+    count = int(number) if number.isdecimal() else 0
+    if not 1 <= count <= REPLICAS_MAX:
+        raise CommandError(f"N={number}: not a number of replicas; allowed: 1 to {REPLICAS_MAX}", status=REFUSED)
     chosen = _current(profile)
     replicas = _replicas(chosen)
     running = len(replicas.running())

@@ -3,8 +3,7 @@
 The same for containers and for local processes, which differ in what `Replicas` lists.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from greenstack.cli.console import REFUSED, CommandError, say
@@ -73,8 +72,11 @@ def add(replicas: Replicas, count: int) -> list[str]:
     If requests do not reach them, CommandError, and none is left.
     """
     new = replicas.start(count)
-    with _removed_on_failure(replicas, new):
+    try:
         _await(replicas, new)
+    except BaseException:
+        replicas.stop(new)
+        raise
     return new
 
 
@@ -131,7 +133,7 @@ def _renew(replicas: Replicas, name: str) -> None:
         # An old one leaves only when a new one serves.
         return bool(now - before) and not now & before
 
-    if not _wait(renewed, deadline):
+    if not wait_until(renewed, deadline, POLL):
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline} s: its log is above")
 
 
@@ -139,23 +141,10 @@ def _graceful_timeout(environ: Mapping[str, str]) -> int:
     return int(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
 
 
-def _wait(condition: Callable[[], object], seconds: float) -> bool:
-    return wait_until(condition, seconds, POLL)
-
-
-@contextlib.contextmanager
-def _removed_on_failure(replicas: Replicas, new: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        replicas.stop(new)
-        raise
-
-
 def _await(replicas: Replicas, names: list[str]) -> None:
     # Each is asked every time, so that one that failed is noticed while another still starts.
-    if not _wait(lambda: all(list(map(replicas.ready, names))), READY_DEADLINE):
+    if not wait_until(lambda: all(list(map(replicas.ready, names))), READY_DEADLINE, POLL):
         name = next(name for name in names if not replicas.ready(name))
         raise CommandError(*replicas.log(name), f"{name} is not ready after {READY_DEADLINE} s: its log is above")
-    if not _wait(lambda: all(replicas.listed(name) for name in names), LISTED_DEADLINE):
+    if not wait_until(lambda: all(replicas.listed(name) for name in names), LISTED_DEADLINE, POLL):
         raise CommandError(f"{names[0]} is ready, but nginx does not use it after {LISTED_DEADLINE} s: see make logs")

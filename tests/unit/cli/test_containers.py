@@ -106,5 +106,13 @@ def test_more_replicas_need_an_nginx_that_fits_them(
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(rollout, "scale", lambda _, number: scaled.append(number))
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
-        main.scale(count)
+        main.scale(str(count))
     assert bool(scaled) == (refused is None)
+
+
+@pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])
+def test_a_number_of_replicas_out_of_bounds_is_refused(number: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        main.scale(number)
+    assert refused.value.lines == (f"N={number}: not a number of replicas; allowed: 1 to 12",)
+    assert refused.value.status == 2

@@ -144,15 +144,15 @@ def test_a_reload_waits_as_long_as_old_workers_may_take(
 ) -> None:
     replicas, waited = Fake("old1"), list[float]()
     replicas.graceful_timeout = given
-    monkeypatch.setattr(rollout, "_wait", lambda _, within: waited.append(within) or True)
+    monkeypatch.setattr(rollout, "wait_until", lambda _, seconds, pause: not waited.append(seconds))
     rollout.reload(replicas)
     assert waited == [rollout.READY_DEADLINE + seconds]
 
 
 def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas = Fake("old1")
-    seen = iter([{1}, {1}, {1, 2}, {1}])
-    monkeypatch.setattr(replicas, "workers", lambda _: next(seen))
+    workers = iter([{1}, {1}, {1, 2}, {1}])
+    monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
     with pytest.raises(CommandError, match="the new workers ended, the old ones go on"):
         rollout.reload(replicas)
 

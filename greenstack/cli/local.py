@@ -80,10 +80,14 @@ class Processes(rollout.Replicas):
             return listen_address(self.environment)
         return f"unix:{socket_home()}/sockets/{name}.sock"
 
+    def _replica(self, name: str) -> Daemon:
+        for replica in daemon.running(name):
+            return replica
+        raise CommandError(*self.log(name), f"{name} has ended: its last log lines are above", status=REFUSED)
+
     @override
     def ready(self, name: str) -> bool:
-        if not daemon.running(name):
-            raise CommandError(*self.log(name), f"{name} has ended: its last log lines are above", status=REFUSED)
+        self._replica(name)
         try:
             return healthcheck.status(self.address(name)) in (200, 404)
         except OSError:
@@ -98,12 +102,11 @@ class Processes(rollout.Replicas):
 
     @override
     def environ(self, name: str) -> Mapping[str, str]:
-        (replica,) = daemon.running(name)
-        return replica.environ()
+        return self._replica(name).environ()
 
     @override
     def workers(self, name: str) -> set[int]:
-        (replica,) = daemon.running(name)
+        replica = self._replica(name)
         return {member.pid for member in replica.members()} - {replica.pid}
 
     @override
@@ -121,8 +124,7 @@ class Processes(rollout.Replicas):
 
     @override
     def hang_up(self, name: str) -> None:
-        for replica in daemon.running(name):
-            replica.signal(signal.SIGHUP)
+        self._replica(name).signal(signal.SIGHUP)
 
     @override
     def stop(self, names: list[str]) -> None:

@@ -157,7 +157,7 @@ def test_up_serves_and_down_leaves_nothing(repository: Repository) -> None:
 
 
 @needs_nginx
-def test_a_second_up_applies_changes_and_fails_no_request(repository: Repository) -> None:
+def test_a_second_up_applies_changes_without_loss(repository: Repository) -> None:
     repository.ok("up")
     repository.edit(LINE, 'return {"Hello": "again"}')
     with Load(repository.url) as load:
@@ -173,7 +173,7 @@ def test_a_second_up_applies_changes_and_fails_no_request(repository: Repository
 
 
 @needs_nginx
-def test_a_proxy_on_this_machine_speaks_for_its_clients(repository: Repository) -> None:
+def test_a_proxy_on_this_machine_is_trusted(repository: Repository) -> None:
     repository.ok("up", TRUSTED_PROXIES="host")
     repository.get("/", **{"X-Forwarded-For": "198.51.100.7"})
     repository.ok("down")
@@ -196,7 +196,7 @@ def test_down_kills_no_stranger_with_a_reused_id(repository: Repository) -> None
         stranger.wait()
 
 
-def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Repository) -> None:
+def test_a_taken_port_is_refused_and_nothing_starts(repository: Repository) -> None:
     with socket.create_server(("127.0.0.1", repository.port)):
         status, lines = repository.refused("up")
     assert status == 2
@@ -205,7 +205,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Reposit
     assert not repository.processes()
 
 
-def test_another_port_that_is_taken_leaves_the_stack_running(repository: Repository) -> None:
+def test_another_taken_port_leaves_the_stack_running(repository: Repository) -> None:
     repository.ok("up")
     before = repository.pidfiles()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -233,7 +233,7 @@ def test_settings_that_are_wrong_start_nothing(repository: Repository) -> None:
 
 
 @needs_nginx
-def test_an_application_that_fails_at_its_start_is_shown_and_nothing_is_left(repository: Repository) -> None:
+def test_an_application_failing_at_start_leaves_nothing(repository: Repository) -> None:
     lifespan = (
         "async def boom(app):\n    raise RuntimeError('no database')\n    yield\n\n\napp.router.lifespan_context = "
     )
@@ -261,7 +261,7 @@ def test_profile_local_file_and_shell_reach_the_processes(repository: Repository
 
 
 @needs_nginx
-def test_a_reload_takes_new_code_and_refuses_broken_code(repository: Repository) -> None:
+def test_a_reload_takes_new_and_refuses_broken_code(repository: Repository) -> None:
     repository.ok("up", GREETING="reloaded")
     # Loaded with the environment of the server, which is not that of the shell any more.
     repository.edit("app = ", 'import os\n\ngreeting = os.environ["GREETING"]\napp = ')
@@ -305,7 +305,7 @@ def test_deploy_and_scale_fail_no_request(repository: Repository) -> None:
 
 
 @needs_nginx
-def test_a_deploy_that_would_need_another_nginx_is_refused(repository: Repository) -> None:
+def test_a_deploy_needing_another_nginx_is_refused(repository: Repository) -> None:
     repository.ok("up")
     for command in (["deploy"], ["scale", "2"]):
         status, (line,) = repository.refused(*command, KEEP_ALIVE="2")
@@ -314,7 +314,7 @@ def test_a_deploy_that_would_need_another_nginx_is_refused(repository: Repositor
 
 
 @needs_nginx
-def test_more_replicas_are_refused_bad_settings_and_fewer_are_not(repository: Repository) -> None:
+def test_bad_settings_refuse_more_replicas_not_fewer(repository: Repository) -> None:
     repository.ok("up")
     repository.ok("scale", "2")
     bad = {"MAX_WORKERS": "0", "APP_MODULE": "app.nope:app"}
@@ -332,7 +332,7 @@ def test_commands_for_what_runs_say_that_nothing_does(repository: Repository, co
 
 @needs_nginx
 @pytest.mark.parametrize("name", ["a b", "longer-than-the-path-of-a-unix-socket-may-be-in-this-place-or-any-other"])
-def test_a_path_that_does_not_suit_sockets_is_no_obstacle(tmp_path: Path, name: str) -> None:
+def test_a_path_unfit_for_sockets_is_no_obstacle(tmp_path: Path, name: str) -> None:
     repository = Repository(tmp_path / name)
     try:
         repository.ok("up")

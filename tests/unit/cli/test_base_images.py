@@ -16,10 +16,10 @@ class Machine:
     """A machine that has some images and reaches some registry."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.there: set[str] = set()
+        self.images: set[str] = set()
         self.registry: set[str] = set()
         self.built: list[str] = []
-        monkeypatch.setattr(docker, "has_image", lambda name: name in self.there)
+        monkeypatch.setattr(docker, "has_image", lambda name: name in self.images)
         monkeypatch.setattr(base_images, "_pull", lambda name: name in self.registry)
         monkeypatch.setattr(base_images, "_build", lambda base: self.built.append(base.built_by))
 
@@ -36,12 +36,12 @@ def choices(**values: str) -> dict[str, str]:
 
 
 def test_official_images_that_are_there_are_used(machine: Machine) -> None:
-    machine.there = {*OFFICIAL.values(), *STAND_INS.values()}
+    machine.images = {*OFFICIAL.values(), *STAND_INS.values()}
     assert choices() == OFFICIAL
 
 
-def test_else_stand_ins_that_are_there_are_used_and_named(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.there = set(STAND_INS.values())
+def test_else_present_stand_ins_are_used_and_named(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.images = set(STAND_INS.values())
     machine.registry = set(OFFICIAL.values())
     assert choices() == STAND_INS
     assert "greenstack/python:3.14-debian" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_else_a_registry_is_asked(machine: Machine) -> None:
     assert not machine.built
 
 
-def test_else_stand_ins_are_built_and_that_is_said(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_else_stand_ins_are_built_and_named(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert choices() == STAND_INS
     assert machine.built == ["python", "nginx"]
     assert "cannot be had from a registry" in capsys.readouterr().out
@@ -64,12 +64,12 @@ def test_what_the_user_chose_stands(machine: Machine) -> None:
     assert not machine.built
 
 
-def test_a_chosen_stand_in_is_built_where_it_is_missing(machine: Machine) -> None:
+def test_a_chosen_stand_in_is_built_if_missing(machine: Machine) -> None:
     assert choices(**STAND_INS) == {}
     assert machine.built == ["python", "nginx"]
 
 
-def test_the_stand_ins_are_those_of_the_offline_profile() -> None:
+def test_stand_ins_are_those_of_the_offline_profile() -> None:
     text = (ROOT / "env/offline.env").read_text()
     for variable, image in STAND_INS.items():
         assert f"{variable}={image}\n" in text
@@ -80,7 +80,7 @@ def test_the_stand_ins_are_those_of_the_offline_profile() -> None:
 def test_the_shells_ca_bundle_reaches_the_builds(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    machine.there = set(OFFICIAL.values())
+    machine.images = set(OFFICIAL.values())
     bundle = tmp_path / "ca.pem"
     monkeypatch.setenv(name, str(bundle))
     assert "CA_BUNDLE" not in choices()
@@ -89,13 +89,13 @@ def test_the_shells_ca_bundle_reaches_the_builds(
     assert "CA_BUNDLE" not in choices(CA_BUNDLE=str(bundle))
 
 
-def test_a_ca_bundle_that_is_not_there_is_refused(machine: Machine) -> None:
+def test_a_missing_ca_bundle_is_refused(machine: Machine) -> None:
     with pytest.raises(CommandError, match=r"CA_BUNDLE=/nope\.pem: no such file") as refused:
         choices(CA_BUNDLE="/nope.pem")
     assert refused.value.status == 2
 
 
-def test_a_registry_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_registry_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "docker"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(base_images, "REGISTRY_DEADLINE", 0.5)

@@ -77,7 +77,7 @@ def test_names_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
     assert not check_env.faults(profile(tmp_path, f"{name}=x\n"))
 
 
-def test_more_workers_than_the_memory_limit_holds_are_refused(tmp_path: Path) -> None:
+def test_more_workers_than_memory_holds_are_refused(tmp_path: Path) -> None:
     (line,) = refusal(profile(tmp_path, "MAX_WORKERS=40\nMEMORY_LIMIT=512m\n"))
     assert "more than the memory limit of 512 MiB holds" in line
     assert "at most 7" in line
@@ -96,7 +96,7 @@ def test_an_application_that_ends_python_is_one_line(
     assert "\n" not in line
 
 
-def test_an_import_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_import_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "docker").symlink_to(ROOT / "docker")
     (tmp_path / "odd.py").write_text("import time; time.sleep(60)")
     monkeypatch.setattr(check_env, "ROOT", tmp_path)

@@ -36,7 +36,7 @@ def why(monkeypatch: pytest.MonkeyPatch, complaint: str, *existing: Container) -
     return containers.why(cast(Compose, Fake(*existing)), complaint)
 
 
-def test_refused_settings_are_shown_as_the_check_said_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_settings_are_shown_as_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = why(monkeypatch, "dependency failed", container("check", "exited", code=2), container("app", "created"))
     assert (failure.lines, failure.status) == (("log of id-check",), 2)
 
@@ -57,9 +57,7 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("application not healthy after 3m0s", container("app", "running", "starting")),
     ],
 )
-def test_the_log_of_the_app_is_shown_rather_than_that_of_nginx_before_it(
-    monkeypatch: pytest.MonkeyPatch, complaint: str, app: Container
-) -> None:
+def test_the_apps_log_is_shown_before_nginxs(monkeypatch: pytest.MonkeyPatch, complaint: str, app: Container) -> None:
     nginx = container("nginx", "running", "unhealthy" if "unhealthy" in complaint else "starting")
     failure = why(monkeypatch, complaint, CHECKED, app, nginx)
     assert failure.lines[0] == "log of id-app"
@@ -111,7 +109,7 @@ def test_more_replicas_need_an_nginx_that_fits_them(
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])
-def test_a_number_of_replicas_out_of_bounds_is_refused(number: str) -> None:
+def test_a_replica_count_out_of_bounds_is_refused(number: str) -> None:
     with pytest.raises(CommandError) as refused:
         main.scale(number)
     assert refused.value.lines == (f"N={number}: not a number of replicas; allowed: 1 to 12",)

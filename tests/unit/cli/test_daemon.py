@@ -65,7 +65,7 @@ def test_what_ends_in_time_is_not(run: Path) -> None:
     assert start("app-1", SLEEP).stop(signal.SIGTERM, 20)
 
 
-def test_a_child_that_outlives_its_parent_is_still_found(run: Path) -> None:
+def test_a_child_that_outlives_its_parent_is_found(run: Path) -> None:
     process = start("app-1", PARENT)
     os.kill(process.pid, signal.SIGKILL)
     assert wait_until(lambda: not process.alive, 5)

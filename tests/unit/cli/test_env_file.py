@@ -110,18 +110,18 @@ def test_what_readers_would_take_differently_is_a_fault(tmp_path: Path, line: st
     assert complaint in fault
 
 
-def test_carriage_returns_are_one_fault_and_no_part_of_the_value(tmp_path: Path) -> None:
+def test_carriage_returns_are_one_fault(tmp_path: Path) -> None:
     result = read(tmp_path, "\r\n".join(f"A{number}=1" for number in range(9)) + "\r\n")
     assert len(result.faults) == 1
     assert result.faults[0].startswith("x.env:1,2,3,4,5…: ")
     assert result.values["A0"].value == "1"
 
 
-def test_a_value_with_a_fault_is_still_known_where_it_can_be(tmp_path: Path) -> None:
+def test_a_value_with_a_fault_is_known(tmp_path: Path) -> None:
     assert read(tmp_path, "A = 1\n").values["A"].value == "1"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert values(tmp_path, "\ufeffA=1\n") == {"A": "1"}
 
 
@@ -152,9 +152,7 @@ LINES = st.lists(st.text(st.sampled_from("abn1 $#{}:-\"'\\=_N.\t\n"), max_size=1
 
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(lines=LINES)
-def test_compose_reads_as_we_do_whatever_we_find_no_fault_with(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
-) -> None:
+def test_compose_reads_faultless_lines_as_we_do(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("compose")
     faultless = [f"X{n}={line}" for n, line in enumerate(lines) if not read(folder, f"X{n}={line}\n").faults]
     text = "".join(f"{line}\n" for line in faultless)

@@ -37,12 +37,12 @@ def test_the_shell_overrides_both_even_when_empty(root: Path) -> None:
         assert (chosen.values[NAME], chosen.sources[NAME]) == (value, "shell")
 
 
-def test_references_see_the_shell_first_and_then_the_lines_above(root: Path) -> None:
+def test_references_see_shell_then_lines_above(root: Path) -> None:
     assert resolve("dev", {"BASE": "b"}, root).values["LOG_LEVEL"] == "b-own"
     assert resolve("dev", {"OWN": "theirs"}, root).values["LOG_LEVEL"] == "-theirs"
 
 
-def test_without_a_profile_the_files_are_those_that_compose_reads(root: Path) -> None:
+def test_without_a_profile_composes_own_files_are_read(root: Path) -> None:
     assert resolve("", {}, root).files == ()
     (root / ".env").write_text(f"{NAME}=5\n")
     assert resolve("", {}, root).sources[NAME] == ".env:1"
@@ -50,7 +50,7 @@ def test_without_a_profile_the_files_are_those_that_compose_reads(root: Path) ->
     assert resolve("", named, root).sources[NAME] == "env/prod.local.env:1"
 
 
-def test_a_profile_that_does_not_exist_is_refused_with_those_that_do(root: Path) -> None:
+def test_an_unknown_profile_is_refused_with_known_ones(root: Path) -> None:
     for name in ("stage", "prod.local", "../env/prod"):
         with pytest.raises(CommandError) as refused:
             resolve(name, {}, root)
@@ -58,14 +58,12 @@ def test_a_profile_that_does_not_exist_is_refused_with_those_that_do(root: Path)
         assert refused.value.status == 2
 
 
-def test_a_file_that_cannot_be_read_is_refused_in_one_line(root: Path) -> None:
+def test_an_unreadable_file_is_refused_in_one_line(root: Path) -> None:
     with pytest.raises(CommandError, match=r"nope\.env: cannot be read: No such file or directory"):
         resolve("", {"COMPOSE_ENV_FILES": "nope.env"}, root)
 
 
-def test_the_profile_of_up_is_kept_for_the_commands_that_follow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_profile_of_up_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "RUN", tmp_path / ".run")
     monkeypatch.setattr(environment, "_REMEMBERED", tmp_path / ".run/profile")
     assert environment.current("") == ""

@@ -71,7 +71,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "POLL", 0.01)
 
 
-def test_as_many_new_ones_are_in_service_before_the_old_ones_go() -> None:
+def test_new_replicas_serve_before_old_ones_go() -> None:
     replicas = Fake("old1", "old2")
     rollout.replace(replicas)
     assert replicas.done == ["start 2", "stop old1 old2"]
@@ -87,7 +87,7 @@ def test_as_many_new_ones_are_in_service_before_the_old_ones_go() -> None:
         ({"slow": "new1", "broken": "new2"}, "new2 has ended"),
     ],
 )
-def test_a_new_version_that_fails_is_removed_and_the_old_one_goes_on(trouble: dict[str, str], says: str) -> None:
+def test_a_failed_new_version_is_removed(trouble: dict[str, str], says: str) -> None:
     replicas = Fake("old1", "old2", **trouble)
     with pytest.raises(CommandError) as failed:
         rollout.replace(replicas)
@@ -109,7 +109,7 @@ def test_an_interruption_removes_the_new_ones_too(monkeypatch: pytest.MonkeyPatc
     assert replicas.names == ["old1"]
 
 
-def test_scaling_up_adds_and_scaling_down_stops_the_newest() -> None:
+def test_scaling_adds_new_or_stops_the_newest() -> None:
     replicas = Fake("old1")
     rollout.scale(replicas, 3)
     assert replicas.names == ["old1", "new1", "new2"]
@@ -128,7 +128,7 @@ def test_a_reload_checks_first() -> None:
     assert not replicas.hung_up
 
 
-def test_a_reload_reaches_every_replica_and_waits_for_new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reload_waits_for_every_replicas_new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas = Fake("old1", "old2")
     rollout.reload(replicas)
     assert replicas.hung_up == {"old1", "old2"}
@@ -139,9 +139,7 @@ def test_a_reload_reaches_every_replica_and_waits_for_new_workers(monkeypatch: p
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("", 120), ("3600", 3600)])
-def test_a_reload_waits_as_long_as_old_workers_may_take(
-    monkeypatch: pytest.MonkeyPatch, given: str, seconds: int
-) -> None:
+def test_a_reload_waits_the_graceful_timeout_too(monkeypatch: pytest.MonkeyPatch, given: str, seconds: int) -> None:
     replicas, waited = Fake("old1"), list[float]()
     replicas.graceful_timeout = given
     monkeypatch.setattr(rollout, "wait_until", lambda _, seconds, pause: not waited.append(seconds))
@@ -157,7 +155,7 @@ def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         rollout.reload(replicas)
 
 
-def test_the_last_line_of_a_traceback_is_the_reason() -> None:
+def test_a_tracebacks_last_line_is_the_reason() -> None:
     assert rollout.fault_in(0, "noise") is None
     assert rollout.fault_in(1, "Traceback (most recent call last):\n  x\nSyntaxError: bad\n") == "SyntaxError: bad"
     assert rollout.fault_in(2, "A=1: bad\nB=2: bad\n") == "A=1: bad\nB=2: bad"

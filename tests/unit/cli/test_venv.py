@@ -45,13 +45,13 @@ def test_a_python_that_is_too_old_is_named(repository: Path) -> None:
     )
 
 
-def test_a_python_without_venv_is_told_what_to_install(repository: Path) -> None:
+def test_a_python_without_venv_names_the_package(repository: Path) -> None:
     done = run(repository, PYTHON=str(script(repository / "python", NO_VENV)))
     assert done.returncode == 2
     assert done.stderr.endswith("has no venv module; on Debian and Ubuntu: apt-get install python3-venv\n")
 
 
-def test_pips_errors_are_shown_and_the_work_is_not_taken_for_done(repository: Path) -> None:
+def test_pips_errors_are_shown_and_leave_no_stamp(repository: Path) -> None:
     script(repository / ".venv/bin/python", PIP_FAILS)
     done = run(repository)
     assert done.returncode == 2

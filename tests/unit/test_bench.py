@@ -189,7 +189,7 @@ def test_it_stands_still_once_healthy_and_right(docker: list[str], monkeypatch: 
     monkeypatch.setattr("greenstack.cli.docker.Compose.output", lambda _, *words: docker.append(" ".join(words)))
     Fake(OURS, "").start()
     assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "pause"]
-    assert "--wait" in docker[0]
+    assert "--wait" in docker[0].split()
     assert docker[1].startswith("bench-ours-wrk-1 python3 load/wait.py", len("exec "))
 
 
@@ -255,7 +255,7 @@ def test_file_pages_leave_out_what_was_written_to() -> None:
     pages = memory.file_pages(os.getpid())
     rollup = memory.fields(os.getpid(), "smaps_rollup")
     resident, written = (int(rollup[name].split()[0]) for name in ("Rss", "Anonymous"))
-    assert sum(pages.values()) == pytest.approx(resident - written, rel=0.1)
+    assert sum(pages.values()) == pytest.approx(resident - written, abs=512)  # read a moment later
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from greenstack.server.cgroup import Cgroup
 
 HERE = Path(__file__).resolve().parent
 IMAGE = "greenstack-bench"
-READY = 60  # s; until all is healthy, and again until the right answers come
+READY = 60  # s; until the right answers come, and again until all is healthy
 AT_ONCE = 4  # containers started side by side; more gains nothing on two CPUs
 CONNECTIONS = 64  # of wrk, in all figures that were ever published
 # s. A contestant stands still between its turns, and Gunicorn must not take that for a hung worker.
@@ -95,10 +96,7 @@ class Running:
         """
         answers = json.dumps(self.contestant.answers)
         try:
-            # Healthy too: until then Docker looks twice a second, and would in its first turn.
-            self.compose.output(
-                "up", "--detach", "--no-build", "--force-recreate", "--wait", f"--wait-timeout={READY}", *self.services
-            )
+            self.compose.output("up", "--detach", "--no-build", "--force-recreate", *self.services)
             output("exec", self.container("wrk"), "python3", "load/wait.py", str(READY), answers)
         except CommandError as failure:
             log = self.compose.output("logs", "--tail=20", self.contestant.services[0]).splitlines()
@@ -107,6 +105,10 @@ class Running:
         for service in self.services:
             self.pids[service] = int(output("inspect", "--format", "{{.State.Pid}}", self.container(service)))
             self.groups[service] = Cgroup.of(self.pids[service])
+        # Docker looks twice a second at what is not healthy yet, and would in its first turn.
+        deadline = time.monotonic() + READY
+        while not all(container.well for container in self.compose.containers()) and time.monotonic() < deadline:
+            time.sleep(0.2)
         self._pause()
 
     @contextlib.contextmanager

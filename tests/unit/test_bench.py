@@ -22,6 +22,7 @@ from benchmarks.ratios import against, medians, ratio
 from benchmarks.rounds import Row
 from greenstack.cli import environment
 from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Container
 
 STOCK = next(contestant for contestant in CONTESTANTS if contestant.name == "stock")
 
@@ -186,11 +187,21 @@ def test_each_has_the_machine_alone_in_its_turn() -> None:
 
 
 def test_it_stands_still_once_healthy_and_right(docker: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greenstack.cli.docker.Compose.output", lambda _, *words: docker.append(" ".join(words)))
+    health = iter(["starting", "healthy"])
+
+    def compose(_: object, command: str, *__: str) -> str:
+        docker.append(command)
+        return ""
+
+    def containers(_: object) -> list[Container]:
+        docker.append("ps")
+        return [Container("", "", "", "running", next(health), 0)]
+
+    monkeypatch.setattr("greenstack.cli.docker.Compose.output", compose)
+    monkeypatch.setattr("greenstack.cli.docker.Compose.containers", containers)
     Fake(OURS, "").start()
-    assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "pause"]
-    assert "--wait" in docker[0].split()
-    assert docker[1].startswith("bench-ours-wrk-1 python3 load/wait.py", len("exec "))
+    assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "ps", "ps", "pause"]
+    assert docker[1].startswith("exec bench-ours-wrk-1 python3 load/wait.py")
 
 
 def test_a_start_that_fails_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

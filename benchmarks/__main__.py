@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import arena, report, small
-from benchmarks.contestants import CONTESTANTS, OURS, chosen
-from benchmarks.machine import describe, versions
+from benchmarks import arena, report, start_and_idle, versions
+from benchmarks.contestants import OURS, chosen
+from benchmarks.ratios import FEWEST
 from benchmarks.rounds import play
 from greenstack.cli import containers, docker, environment
-from greenstack.cli.console import REFUSED, CommandError, out, run, say
+from greenstack.cli.console import out, run, say
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROFILE = "prod"
@@ -30,8 +30,7 @@ class Mode(enum.StrEnum):
     FULL = "full"
 
 
-# Six are the fewest for which a 95 % interval of a median exists.
-ROUNDS = {Mode.QUICK: 6, Mode.FULL: 12}
+ROUNDS = {Mode.QUICK: FEWEST, Mode.FULL: 2 * FEWEST}
 SECONDS = 1  # of each route in a round: more rounds tell more than longer ones
 
 
@@ -44,47 +43,41 @@ def bench(
 ) -> None:
     """Compare this stack with what a user would pick instead."""
     docker.require()
+    contestants = chosen(only)
     started = datetime.now(UTC)
-    try:
-        contestants = chosen(only.split(), both_ways=mode is Mode.FULL)
-    except KeyError as unknown:
-        allowed = ", ".join(dict.fromkeys(it.name for it in CONTESTANTS))
-        raise CommandError(
-            f"ONLY={only}: {unknown.args[0]}: there is none; allowed: {allowed}", status=REFUSED
-        ) from None
     profile = environment.resolve(PROFILE)
     compose = containers.checked(profile)
     say("building the images")
     containers.build(compose)
     arena.build(compose)
     count = rounds or ROUNDS[mode]
-    with arena.running(contestants, profile) as everybody:
-        extra = _small(everybody, profile) if mode is Mode.FULL else {}
-        turns = play(everybody, count, SECONDS, seed)
-        rows = list(track(turns, "measuring", count * len(everybody), console=out, transient=True))
+    with arena.running(contestants, profile) as field:
+        extra = _start_and_idle(field, profile) if mode is Mode.FULL else {}
+        turns = play(field, count, SECONDS, seed)
+        rows = list(track(turns, "measuring", count * len(field), console=out, transient=True))
     command = f"make bench MODE={mode}" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={count} SEED={seed}"
     when = f"{started:%Y-%m-%d %H:%M} UTC"
-    result = report.Result(command, when, describe(), versions(), SECONDS, seed, contestants, rows, extra)
+    result = report.Result(command, when, versions.host(), versions.packages(), SECONDS, seed, contestants, rows, extra)
     _show(result)
     folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
     report.write(result, folder)
     say(f"report: {folder.relative_to(RESULTS.parent.parent)}/report.md")
 
 
-def _small(everybody: list[arena.Running], profile: environment.Environment) -> dict[str, float]:
+def _start_and_idle(field: list[arena.Running], profile: environment.Environment) -> dict[str, float]:
     with out.status("measuring start and idleness, 2 minutes"):
-        return small.measure(next(it for it in everybody if it.contestant is OURS), profile)
+        return start_and_idle.measure(next(running for running in field if running.contestant is OURS), profile)
 
 
 def _show(result: report.Result) -> None:
     # A terminal that is narrower wraps the lines, which is better than cutting figures off.
     wide = Console(width=max(out.width, WIDTH), highlight=False)
     say("\nratio of ours to theirs, median and 95 % interval (rates: more is better; others: less)")
-    for cells in report.all_cells(result):
-        wide.print(report.table(cells))
+    for table in report.tables(result):
+        wide.print(table)
         say("")
-    for what, value in result.extra.items():
-        say(f"{what}: {value:.3g}")
+    for name, value in result.extra.items():
+        say(f"{name}: {value:.3g}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The experiment: everybody in turn, in a new order each round, so that what disturbs one disturbs all."""
+"""The experiment: each contestant in turn, in a new order each round, so that what disturbs one disturbs all."""
 
 import random
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.arena import Load, Process, Running, workers
+from benchmarks.arena import Load, Process, Running
 
 # What is compared, in the units that people read; for all but the rates less is better.
 METRICS = {
@@ -15,14 +16,13 @@ METRICS = {
     "cpu": "µs of CPU a request, nginx included",
     "memory": "MB of PSS, a worker process",
     "memory all": "MB of PSS, the whole server divided by its workers",
-    "busiest": "share of the work that the busiest worker did",
 }
 
 # Who uses the CPUs while they are measured.
 USERS = {
     "app": "the server",
     "nginx": "nginx",
-    "load": "wrk",
+    "wrk": "the load",
     "engine": "the Docker Engine: it carries the log lines",
     "other": "kernel threads, other programs, other machines on the same processor",
     "idle": "nobody",
@@ -40,57 +40,48 @@ class Row:
     figures: dict[str, float]
 
 
-def play(everybody: list[Running], rounds: int, seconds: int, seed: int) -> Iterator[Row]:
-    """Measure everybody `rounds` times for `seconds` a route, as they come."""
+def play(field: list[Running], rounds: int, seconds: int, seed: int) -> Iterator[Row]:
+    """Measure all of `field` `rounds` times for `seconds` a route, as they come."""
     order = random.Random(seed)  # noqa: S311 - to shuffle, and again in the same way
-    before = {}
-    for running in everybody:
+    for running in field:
         with running.awake():
             running.load("/", WARM_UP)
-            before[running] = running.processes()
     for number in range(rounds):
-        order.shuffle(everybody)
-        for running in everybody:
-            routes = list(running.contestant.routes)
+        order.shuffle(field)
+        for running in field:
+            routes = list(running.contestant.answers)
             order.shuffle(routes)
             with running.awake():
                 loads = {route: running.load(route, seconds) for route in routes}
-                after = running.processes()
-            figures = {**_loads(loads), **_processes(before[running], after, running.contestant.workers)}
-            before[running] = after
-            yield Row(number, running.contestant.key, figures)
+                processes = running.processes()
+            figures = _speed(loads) | _cpu(list(loads.values())) | _memory(processes, running.contestant.workers)
+            yield Row(number, running.contestant.name, figures)
 
 
-def _loads(loads: dict[str, Load]) -> dict[str, float]:
+def _speed(loads: dict[str, Load]) -> dict[str, float]:
     figures = {}
     for route, load in loads.items():
         name = "/items" if route.startswith("/items") else route
         figures[f"rate {name}"] = load.rate
         figures[f"p99 {name}"] = load.p99 * 1e3
-    used: dict[str, float] = {}
-    for load in loads.values():
-        for who, cpu in load.cpu.items():
-            used[who] = used.get(who, 0.0) + cpu
-    servers = [used[service] for service in ("app", "nginx") if service in used]
-    if servers:
-        figures["cpu"] = sum(servers) / sum(load.requests for load in loads.values()) * 1e6
-    seconds = sum(load.seconds for load in loads.values())
-    if machine := used.pop("machine", 0.0):
-        used["other"] = machine - sum(used.values())
-        figures |= {f"cpus {who}": cpu / seconds for who, cpu in used.items()}
     return figures
 
 
-def _processes(before: list[Process], after: list[Process], count: int) -> dict[str, float]:
-    crew = workers(after)
-    if not crew:
-        return {}
-    earlier = {process.pid: process.cpu for process in before}
-    spent = [process.cpu - earlier.get(process.pid, 0.0) for process in crew]
-    figures = {
-        "memory": sum(process.pss for process in crew) / len(crew) / 1e6,
-        "memory all": sum(process.pss for process in after) / count / 1e6,
+def _cpu(loads: list[Load]) -> dict[str, float]:
+    used = {user: sum(load.cpu[user] for load in loads) for user in loads[0].cpu}
+    machine = used.pop("machine")
+    used["other"] = machine - sum(used.values())
+    seconds = sum(load.seconds for load in loads)
+    figures = {f"cpus {user}": cpu / seconds for user, cpu in used.items()}
+    if server := used.get("app", 0.0) + used.get("nginx", 0.0):
+        figures["cpu"] = server / sum(load.requests for load in loads) * 1e6
+    return figures
+
+
+def _memory(processes: list[Process], count: int) -> dict[str, float]:
+    # Children of the first process, except Python's own helper.
+    workers = [process for process in processes if process.parent == 1 and "resource_tracker" not in process.command]
+    return {
+        "memory": statistics.mean(process.pss for process in workers) / 1e6,
+        "memory all": sum(process.pss for process in processes) / count / 1e6,
     }
-    if sum(spent) > 0:
-        figures["busiest"] = max(spent) / sum(spent)
-    return figures

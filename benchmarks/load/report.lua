@@ -2,9 +2,8 @@
 function done(summary, latency, _)
     local errors = summary.errors
     io.write(string.format(
-        '\n{"requests":%d,"seconds":%.6f,"p50":%.6f,"p99":%.6f,"errors":%d}\n',
-        summary.requests, summary.duration / 1e6,
-        latency:percentile(50) / 1e6, latency:percentile(99) / 1e6,
+        '\n{"requests":%d,"seconds":%.6f,"p99":%.6f,"errors":%d}\n',
+        summary.requests, summary.duration / 1e6, latency:percentile(99) / 1e6,
         errors.connect + errors.read + errors.write + errors.status + errors.timeout
     ))
 end

@@ -4,7 +4,7 @@
 set -eu
 exec 2>&1
 SECONDS_TO_MEASURE=$1 && shift
-# wrk counts in whole seconds only. What it finds here does not count.
+# wrk counts in whole seconds only. What it measures here does not count.
 timeout --signal=INT 0.5 wrk "$@" -d10s >/dev/null || true
 echo warm
 read -r _

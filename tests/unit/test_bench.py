@@ -1,135 +1,103 @@
 """The comparison's arithmetic, choice of contestants and report, without containers."""
 
 import contextlib
+import http.server
 import json
 import math
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("scipy")  # of requirements/loadtest.txt
 
-from benchmarks import arena, cpu, report, rounds, small
-from benchmarks.aims import verdicts
-from benchmarks.contestants import CONTESTANTS, OURS, Contestant, chosen
-from benchmarks.ratios import against, at_its_best, medians, ratio
+from benchmarks import arena, cpu, report, rounds, start_and_idle
+from benchmarks.contestants import CONTESTANTS, HELLO, OURS, Contestant, chosen
+from benchmarks.load import memory, wait
+from benchmarks.ratios import against, medians, ratio
 from benchmarks.rounds import Row
 from greenstack.cli import environment
 from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Container
 
-STOCK = tuple(it for it in CONTESTANTS if it.name == "stock")
+STOCK = next(contestant for contestant in CONTESTANTS if contestant.name == "stock")
 
 
-def played(ours: float, *theirs: float, metric: str = "rate /", number: int = 8) -> list[Row]:
-    """Rounds on a machine whose speed changes from one to the next by up to 3 ×; all change alike."""
+def played(ours: float, theirs: float, number: int = 8) -> list[Row]:
+    """Return rounds on a machine whose speed changes from one to the next by up to 3 ×; all change alike."""
     rows = []
-    for it in range(number):
-        speed = 1 + it % 3
-        rows.append(Row(it, OURS.key, {metric: ours * speed}))
-        rows += [Row(it, way.key, {metric: value * speed}) for way, value in zip(STOCK, theirs, strict=False)]
+    for index in range(number):
+        speed = 1 + index % 3
+        rows.append(Row(index, OURS.name, {"rate /": ours * speed}))
+        rows.append(Row(index, STOCK.name, {"rate /": theirs * speed}))
     return rows
 
 
 def test_pairing_takes_the_machine_out_of_the_ratio() -> None:
-    found = against(played(300, 200), "rate /", STOCK[0].key)
-    assert found
-    assert (found.median, found.low, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    result = against(played(300, 200), "rate /", STOCK.name)
+    assert result
+    assert (result.median, result.low, result.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_interval_is_that_of_the_median() -> None:
-    found = ratio([(value, 10) for value in (8, 9, 10, 11, 12, 13, 14, 15, 16, 17)])
+    result = ratio([(value, 10) for value in (8, 9, 10, 11, 12, 13, 14, 15, 16, 17)])
     # Binomial: between the second and the ninth of ten are 97.9 %; one further in on both sides 89 %.
-    assert (found.median, found.low, found.high) == pytest.approx((1.25, 0.9, 1.6))
+    assert (result.median, result.low, result.high) == pytest.approx((1.25, 0.9, 1.6))
 
 
 def test_too_few_rounds_give_no_interval() -> None:
-    found = ratio([(1, 2)] * 5)
-    assert math.isnan(found.low)
-    assert str(found) == "0.50"
+    result = ratio([(1, 2)] * 5)
+    assert math.isnan(result.low)
+    assert str(result) == "0.50"
     assert str(ratio([(1, 2)] * 6)) == "0.50 (0.50–0.50)"
 
 
-def test_a_round_that_one_of_both_lacks_does_not_count() -> None:
-    rows = [*played(300, 200), Row(8, STOCK[0].key, {"rate /": 1.0}), Row(9, OURS.key, {"rate /": 1.0})]
-    found = against(rows, "rate /", STOCK[0].key)
-    assert found
-    assert found.rounds == 8
-    assert against(rows, "p99 /", STOCK[0].key) is None
-
-
-@pytest.mark.parametrize(("metric", "expected"), [("rate /", 1.5), ("p99 /", 3.0)])
-def test_the_better_of_two_ways_counts(metric: str, expected: float) -> None:
-    found = at_its_best(played(300, 200, 100, metric=metric), metric, STOCK)
-    assert found
-    assert found.median == pytest.approx(expected)
-
-
-def test_aims_judge_rates_from_below_and_the_rest_from_above() -> None:
-    for value, reached in ((1.46, True), (1.44, False)):
-        found = verdicts(played(value * 100, 100), STOCK, {})
-        assert [(it.metric, it.sign, it.reached) for it in found] == [("rate /", "≥ 1.45", reached)]
-    for value, reached in ((0.74, True), (0.76, False)):
-        found = verdicts(played(value * 100, 100, metric="p99 /"), STOCK, {})
-        assert [(it.metric, it.sign, it.reached) for it in found] == [("p99 /", "≤ 0.75", reached)]
-
-
-@pytest.mark.parametrize(
-    ("start", "idle", "memory", "busiest"), [(1.29, 0.9, 1.01, 0.69), (1.31, 1.1, 1.03, 0.71)], ids=["kept", "missed"]
-)
-def test_aims_of_the_stack_alone(start: float, idle: float, memory: float, busiest: float) -> None:
-    extra = {small.BARE: 0.3, small.START: start, small.IDLE: idle, small.MEMORY: memory}
-    rows = [Row(it, OURS.key, {"busiest": busiest}) for it in range(3)]
-    found = {it.metric: (it.sign, it.reached) for it in verdicts(rows, STOCK, extra)}
-    reached = start < 1.3
-    assert found == {
-        "busiest": ("≤ 0.7", reached),
-        small.IDLE: ("≤ 1", reached),
-        small.MEMORY: ("≤ 1.02", reached),
-        small.START: ("≤ 1.3", reached),
-    }
+def test_a_round_that_one_lacks_does_not_count() -> None:
+    rows = [*played(300, 200), Row(8, STOCK.name, {"rate /": 1.0}), Row(9, OURS.name, {"rate /": 1.0})]
+    result = against(rows, "rate /", STOCK.name)
+    assert result
+    assert result.rounds == 8
+    assert against(rows, "p99 /", STOCK.name) is None
 
 
 def test_medians_are_by_contestant() -> None:
-    assert medians(played(300, 200, number=3), OURS.key) == {"rate /": 600}
+    assert medians(played(300, 200, number=3), OURS.name) == {"rate /": 600}
 
 
-def test_quick_leaves_tcp_to_those_that_have_nothing_else() -> None:
-    assert {it.name for it in chosen([], both_ways=False) if it.way == "tcp"} == {"seed", "fastapi"}
-    assert [it for it in CONTESTANTS if it.role != "variant"] == chosen([], both_ways=True)
-    assert [it.key for it in chosen(["two-logs"], both_ways=False)] == ["ours-unix", "two-logs"]
-    assert [it.key for it in chosen(["stock"], both_ways=True)] == ["ours-unix", "stock-unix", "stock-tcp"]
-    with pytest.raises(KeyError, match="stok"):
-        chosen(["stok"], both_ways=True)
+def test_only_picks_contestants_beside_ours() -> None:
+    assert chosen("") == [contestant for contestant in CONTESTANTS if not contestant.variant]
+    assert [contestant.name for contestant in chosen("two-logs")] == ["ours", "two-logs"]
+    with pytest.raises(CommandError, match="ONLY=stock stok: stok: there is none; allowed: ours, seed, stock") as error:
+        chosen("stock stok")
+    assert error.value.status == 2
 
 
-def test_all_but_the_seed_have_the_same_number_of_workers() -> None:
-    counts = {it.name: it.workers for it in CONTESTANTS}
+def test_all_but_the_seed_have_two_workers() -> None:
+    counts = {contestant.name: contestant.workers for contestant in CONTESTANTS}
     assert counts.pop("seed") == 5
     assert set(counts.values()) == {2}
-    for it in CONTESTANTS:
-        if "contestant" in it.overlays and it.name != "seed":
-            assert " -w 2 " in it.variables["BENCH_COMMAND"] or " --workers 2 " in it.variables["BENCH_COMMAND"]
+    for contestant in CONTESTANTS:
+        if "contestant" in contestant.overlays and contestant.name != "seed":
+            command = contestant.variables["BENCH_COMMAND"]
+            assert " -w 2 " in command or " --workers 2 " in command
 
 
 class Fake(arena.Running):
-    """Runs nothing in containers: `answers` are what commands print, by their first word."""
+    """Runs nothing in containers: `printed` is what wrk prints."""
 
-    def __init__(self, contestant: Contestant, answers: dict[str, str], engine: list[str] | None = None) -> None:
+    def __init__(self, contestant: Contestant, printed: str, engine: list[str] | None = None) -> None:
         super().__init__(contestant, environment.resolve("prod", {}))
-        self.answers = answers
+        self.printed = printed
         self.engine = [] if engine is None else engine
         self.looks = 0
 
-    def execute(self, service: str, *command: str, **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, self.answers[command[0]], "")
-
-    def open(self, service: str, *command: str) -> subprocess.Popen[str]:
+    def open(self, *command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["sh", "-c", 'echo warm; read -r _; printf "%s" "$0"', self.answers["wrk"]],
+            ["sh", "-c", 'echo warm; read -r _; printf "%s" "$0"', self.printed],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -142,19 +110,39 @@ class Fake(arena.Running):
     def cpu(self) -> dict[str, float]:
         """Four CPUs, half of them idle; each look is a second after the one before."""
         self.looks += 1
-        used = {"app": 0.8, "load": 0.2, "machine": 4.0, "idle": 2.0}
-        return {who: seconds * self.looks for who, seconds in used.items()}
+        used = {"app": 0.8, "wrk": 0.2, "machine": 4.0, "idle": 2.0}
+        return {user: seconds * self.looks for user, seconds in used.items()}
+
+
+@pytest.fixture(autouse=True)
+def docker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The engine, as far as `arena` asks it: the commands it was given."""
+    commands: list[str] = []
+    # A manager, two workers of 30 and 20 MB and Python's helper, as the script in the container prints them.
+    processes = [
+        {"parent": 0, "command": "python3 -m uvicorn", "pss": 10e6},
+        {"parent": 1, "command": "python3 -c resource_tracker", "pss": 5e6},
+        {"parent": 1, "command": "python3 -c spawn_main", "pss": 30e6},
+        {"parent": 1, "command": "python3 -c spawn_main", "pss": 20e6},
+    ]
+
+    def output(*arguments: str) -> str:
+        commands.append(" ".join(arguments))
+        return "1" if arguments[0] == "inspect" else json.dumps(processes)
+
+    monkeypatch.setattr(arena, "output", output)
+    return commands
 
 
 def wrk(requests: int = 1000, errors: int = 0) -> str:
-    seen = {"requests": requests, "seconds": 1.0, "p50": 0.004, "p99": 0.02, "errors": errors}
-    return f"Running 1s test\n\n{json.dumps(seen)}\n"
+    result = {"requests": requests, "seconds": 1.0, "p99": 0.02, "errors": errors}
+    return f"Running 1s test\n\n{json.dumps(result)}\n"
 
 
 def test_load_reads_what_wrk_prints() -> None:
-    load = Fake(OURS, {"wrk": wrk()}).load("/", 1)
+    load = Fake(OURS, wrk()).load("/", 1)
     assert load.rate == 1000
-    assert load.cpu == pytest.approx({"app": 0.8, "load": 0.2, "machine": 4, "idle": 2})
+    assert load.cpu == pytest.approx({"app": 0.8, "wrk": 0.2, "machine": 4, "idle": 2})
 
 
 @pytest.mark.parametrize(
@@ -167,45 +155,20 @@ def test_load_reads_what_wrk_prints() -> None:
 )
 def test_a_load_that_measured_nothing_says_so(printed: str, complaint: str) -> None:
     with pytest.raises(CommandError, match=complaint):
-        Fake(OURS, {"wrk": printed}).load("/", 2)
+        Fake(OURS, printed).load("/", 2)
 
 
-def processes(busy: float = 1.0) -> str:
-    """A manager, two workers of 30 and 20 MB and Python's helper, as the script in the container prints them."""
-    table = {
-        1: {"parent": 0, "command": "python3 -m uvicorn", "pss": 10_000, "cpu": 9.0},
-        7: {"parent": 1, "command": "python3 -c resource_tracker", "pss": 5_000, "cpu": 0.0},
-        8: {"parent": 1, "command": "python3 -c spawn_main", "pss": 30_000, "cpu": 1.0 + busy},
-        9: {"parent": 1, "command": "python3 -c spawn_main", "pss": 20_000, "cpu": 1.0 + 3 * busy},
-    }
-    return json.dumps(table)
+def test_a_round_has_rates_cpu_and_memory() -> None:
+    (row,) = rounds.play([Fake(OURS, wrk())], 1, 2, seed=1)
+    assert row.figures == pytest.approx({
+        "rate /": 1000, "rate /items": 1000, "p99 /": 20, "p99 /items": 20, "cpu": 800,
+        "cpus app": 0.8, "cpus wrk": 0.2, "cpus idle": 2, "cpus other": 1, "memory": 25, "memory all": 65 / 2,
+    })  # fmt: skip
 
 
-def test_a_round_has_rates_memory_and_balance() -> None:
-    fake = Fake(OURS, {"wrk": wrk(), "python3": processes(0)})
-    playing = rounds.play([fake], 1, 2, seed=1)
-    original = fake.load
-
-    def load(route: str, seconds: int) -> arena.Load:
-        # Between the first look at the processes, before any round, and the second.
-        fake.answers["python3"] = processes() if seconds == 2 else processes(0)
-        return original(route, seconds)
-
-    fake.load = load  # type: ignore[method-assign]
-    (row,) = playing
-    figures = row.figures
-    assert (figures["rate /"], figures["rate /items"], figures["p99 /"]) == pytest.approx((1000, 1000, 20))
-    assert figures["cpu"] == pytest.approx(800)
-    used = {name: value for name, value in figures.items() if name.startswith("cpus ")}
-    assert used == pytest.approx({"cpus app": 0.8, "cpus load": 0.2, "cpus idle": 2, "cpus other": 1})
-    assert figures["memory"] == pytest.approx(25 * 1.024)
-    assert figures["memory all"] == pytest.approx(65 * 1.024 / 2)
-    assert figures["busiest"] == pytest.approx(0.75)
-
-
-def test_the_order_is_new_each_round_and_the_same_for_a_seed() -> None:
+def test_the_order_is_new_each_round() -> None:
     def order(seed: int) -> list[str]:
-        field: list[arena.Running] = [Fake(it, {"wrk": wrk(), "python3": processes()}) for it in CONTESTANTS[:6]]
+        field: list[arena.Running] = [Fake(contestant, wrk()) for contestant in CONTESTANTS[:6]]
         return [row.contestant for row in rounds.play(field, 2, 1, seed)]
 
     assert order(1) == order(1) != order(2)
@@ -213,9 +176,9 @@ def test_the_order_is_new_each_round_and_the_same_for_a_seed() -> None:
     assert sorted(order(1)[:6]) == sorted(order(1)[6:])
 
 
-def test_one_has_the_machine_to_itself_in_its_turn() -> None:
+def test_each_has_the_machine_alone_in_its_turn() -> None:
     engine: list[str] = []
-    field: list[arena.Running] = [Fake(it, {"wrk": wrk(), "python3": processes()}, engine) for it in CONTESTANTS[:3]]
+    field: list[arena.Running] = [Fake(contestant, wrk(), engine) for contestant in CONTESTANTS[:3]]
     list(rounds.play(field, 2, 1, seed=1))
     assert len(engine) == 2 * 3 * 3  # before the rounds, and in two of them
     for woken, stopped in zip(engine[::2], engine[1::2], strict=True):
@@ -223,21 +186,35 @@ def test_one_has_the_machine_to_itself_in_its_turn() -> None:
         assert woken.split()[1] == stopped.split()[1]
 
 
-def test_it_stands_still_once_docker_has_seen_it_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    looks = iter(["\nstarting\nhealthy\n", "\nhealthy\nhealthy\n"])
+def test_it_stands_still_once_healthy_and_right(docker: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    health = iter(["starting", "healthy"])
 
-    def output(*arguments: str) -> str:
-        if "Health" not in " ".join(arguments):
-            said.append(arguments[0])
-            return "1"
-        said.append("look")
-        return next(looks)
+    def compose(_: object, command: str, *__: str) -> str:
+        docker.append(command)
+        return ""
 
-    monkeypatch.setattr(arena, "output", output)
-    monkeypatch.setattr(arena.Running, "_compose", lambda *_: "")
-    Fake(OURS, {"python3": ""}).start()
-    assert said == ["inspect", "inspect", "inspect", "look", "look", "pause"]
+    def containers(_: object) -> list[Container]:
+        docker.append("ps")
+        return [Container("", "", "", "running", next(health), 0)]
+
+    monkeypatch.setattr("greenstack.cli.docker.Compose.output", compose)
+    monkeypatch.setattr("greenstack.cli.docker.Compose.containers", containers)
+    Fake(OURS, "").start()
+    assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "ps", "ps", "pause"]
+    assert docker[1].startswith("exec bench-ours-wrk-1 python3 load/wait.py")
+
+
+def test_a_start_that_fails_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compose(_: object, command: str, *__: str) -> str:
+        if command == "up":
+            raise CommandError("container bench-ours-app-1 exited (1)")
+        return "ImportError: no module\n"
+
+    monkeypatch.setattr("greenstack.cli.docker.Compose.output", compose)
+    with pytest.raises(CommandError) as error:
+        Fake(OURS, "").start()
+    complaint = "ours: container bench-ours-app-1 exited (1); its last log lines are above"
+    assert error.value.lines == ("ImportError: no module", complaint)
 
 
 @pytest.mark.parametrize(("word", "measured"), [("go\n", ["-c64 url -d2s"]), ("", [])])
@@ -258,11 +235,12 @@ def test_warm_up_and_measuring_are_one_command(tmp_path: Path, word: str, measur
     assert log.read_text().splitlines()[1:] == measured
 
 
-def test_cpu_of_the_engine_and_of_what_runs_because_of_it(tmp_path: Path) -> None:
+def test_cpu_of_the_engine_and_what_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def process(pid: int, name: str, parent: int, own: int, waited: int) -> None:
         (tmp_path / str(pid)).mkdir()
-        fields = [parent, *[0] * 9, own, 0, waited, 0, 20]
+        fields = [parent, *[0] * 9, own, 0, waited, 0, 20, *[0] * 30]
         (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {' '.join(map(str, fields))}\n")
+        (tmp_path / str(pid) / "cmdline").write_text("")
 
     ticks = os.sysconf("SC_CLK_TCK")
     process(1, "init", 0, 1000, 1000)
@@ -272,26 +250,57 @@ def test_cpu_of_the_engine_and_of_what_runs_because_of_it(tmp_path: Path) -> Non
     process(22, "worker", 21, 7, 0)
     process(30, "containerd-shim", 1, 50, 60)
     process(31, "another", 30, 70, 80)
-    (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 0\n")
-    table = cpu.processes(tmp_path)
-    assert cpu.engine(table) == pytest.approx((1 + 3 + 50) / ticks)
-    assert cpu.trees(table, [20]) == pytest.approx((3 + 4 + 5 + 6 + 7) / ticks)
-    assert cpu.machine(tmp_path) == pytest.approx((36 / ticks, 9 / ticks))
+    (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 0\nbtime 1\n")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert cpu.engine() == pytest.approx((1 + 3 + 50) / ticks)
+    assert cpu.stack([21]) == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7) / ticks)
+    assert cpu.stack([99]) is None
+    assert cpu.machine() == pytest.approx((36 / ticks, 9 / ticks))
+
+
+def test_idle_of_hidden_processes_is_no_number() -> None:
+    assert math.isnan(start_and_idle.idle(Fake(OURS, ""), 0.001))
+
+
+def test_file_pages_leave_out_what_was_written_to() -> None:
+    pages = memory.file_pages(os.getpid())
+    rollup = memory.fields(os.getpid(), "smaps_rollup")
+    resident, written = (int(rollup[name].split()[0]) for name in ("Rss", "Anonymous"))
+    assert sum(pages.values()) == pytest.approx(resident - written, abs=512)  # read a moment later
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "complaint"),
+    [(200, b'{"Hello": "World"}', ""), (200, b"{}", "GET / gave 200 b'{}'"), (503, b"{}", "GET / gave 503 b'{}'")],
+)
+def test_only_right_answers_end_the_wait(status: int, body: bytes, complaint: str) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert wait.fault(server.server_port, HELLO) == complaint
+    assert "ConnectionRefusedError" in wait.fault(server.server_port, HELLO)
 
 
 def result(number: int) -> report.Result:
     return report.Result(
-        "make bench", "2026-01-01 00:00 UTC", {"cpu": "a"}, {"python": "3.14"}, 1, 1, [OURS, *STOCK],
-        played(300, 200, 100, number=number), {"start, s": 1.2345},
+        "make bench", "2026-01-01 00:00 UTC", "a CPU", {"python": "3.14"}, 1, 1, [OURS, STOCK],
+        played(300, 200, number), {"start, s": 1.2345},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [1, 8])
-def test_report_files(tmp_path: Any, number: int) -> None:
+def test_report_files(tmp_path: Path, number: int) -> None:
     report.write(result(number), tmp_path)
     content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    assert content["ratios"]["gunicorn, stock UvicornWorker"]["rate /"]["median"] == pytest.approx(1.5)
-    assert (content["ratios"]["gunicorn, stock UvicornWorker"]["rate /"]["low"] is None) == (number == 1)
+    measured = content["ratios"]["gunicorn, stock UvicornWorker"]["rate /"]
+    assert measured["median"] == pytest.approx(1.5)
+    assert (measured["low"] is None) == (number == 1)
+    assert len(content["rows"]) == 2 * number
     text = (tmp_path / "report.md").read_text()
     assert "| gunicorn, stock UvicornWorker | 1.50" in text
     assert "| start, s | 1.23 |" in text
@@ -299,16 +308,13 @@ def test_report_files(tmp_path: Any, number: int) -> None:
 
 
 def test_tables_have_a_cell_for_each_column() -> None:
-    for cells in report.all_cells(result(8)):
-        assert len({len(line) for line in cells}) == 1
-        assert len(cells) > 1
+    for cells in (report.ratio_cells, report.median_cells, report.cpu_cells):
+        table = cells(result(8))
+        assert len({len(line) for line in table}) == 1
+        assert len(table) > 1
 
 
-def test_cpus_leave_some_to_the_load_where_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_gets_cpus_of_its_own_if_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     for usable, expected in (({0}, ("0", "0")), ({0, 1}, ("0,1", "0,1")), ({0, 1, 2, 3, 4}, ("0,1", "2,3"))):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, usable=usable: usable)
         assert arena.cpus() == expected
-
-
-def test_idle_where_the_processes_cannot_be_seen_is_no_number() -> None:
-    assert math.isnan(small.idle(Fake(OURS, {}), 0.001))

@@ -1,0 +1,1 @@
+"""What runs in the containers: the load, and what looks at the servers."""

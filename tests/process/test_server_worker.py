@@ -73,16 +73,27 @@ def test_the_graceful_timeout_is_kept(start: Start) -> None:
 
 def test_a_draining_worker_says_so(start: Start) -> None:
     gunicorn = start().until_ready()
-    before = gunicorn.get("/readyz")
-    assert before.status_code == 200
+    assert gunicorn.json("/healthz") == {"status": "ok"}
+    assert gunicorn.json("/readyz") == {"status": "ready"}
     os.kill(gunicorn.workers()[0], signal.SIGTERM)
 
     def draining() -> httpx.Response | None:
         answer = gunicorn.get("/readyz", headers={"connection": "keep-alive"})
         return answer if answer.status_code == 503 else None
 
-    assert until(draining, "it drains").headers["connection"] == "close"
+    answer = until(draining, "it drains")
+    assert (answer.json(), answer.headers["connection"]) == ({"status": "draining"}, "close")
     until(lambda: (answers(gunicorn) or {}).get("draining") is False, "another worker answers")
+
+
+def test_the_application_has_a_say_in_readyz(start: Start, project: Path) -> None:
+    fail = project / "fail"
+    gunicorn = start(HEALTH_PATH="/health", FAIL_FILE=str(fail)).until_ready()
+    assert gunicorn.get("/readyz").status_code == 200
+    fail.touch()
+    answer = gunicorn.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "HEALTH_PATH=/health answers 503"})
+    assert gunicorn.get("/healthz").status_code == gunicorn.get("/").status_code == 200
 
 
 @pytest.mark.parametrize("sig", SIGNALS)

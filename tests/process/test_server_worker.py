@@ -132,6 +132,7 @@ def test_workers_leave_when_their_arbiter_was_killed(start: Start) -> None:
 def test_a_lifespan_that_fails_later_stops_nothing(start: Start, project: Path) -> None:
     fail = project / "fail"
     gunicorn = start(MAX_WORKERS="2", FAIL_FILE=str(fail)).until_ready(2)
+    assert answers(gunicorn), "a worker has served"
     fail.touch()
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     gunicorn.until_logged("no database", 2)  # it is tried again
@@ -148,6 +149,7 @@ def test_a_hook_that_fails_later_stops_nothing(start: Start, project: Path) -> N
         f"import os\ndef post_worker_init(worker): assert not os.path.exists({str(fail)!r}), 'on purpose'\n"
     )
     gunicorn = start(MAX_WORKERS="2").until_ready(2)
+    assert answers(gunicorn), "a worker has served"
     fail.touch()
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     gunicorn.until_logged("AssertionError: on purpose", 2)

@@ -64,8 +64,8 @@ test-all: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests this machine c
 lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.cli ## Run all linters
 	@tools/lint.sh
 
-docs: .venv/.cli ## Renew docs/settings.md from the settings
-	@$(GREENSTACK) docs >docs/settings.md
+docs: .venv/.cli ## Renew docs/settings.md and nginx/defaults.env from the settings
+	@$(GREENSTACK) docs
 
 lock: .venv/.lock ## Renew the hashed locks from pyproject.toml (UPGRADE=1: newest of everything)
 	@UV=.venv/bin/uv tools/lock.sh

@@ -21,19 +21,11 @@ from greenstack.server.log import Logger
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
 
-
-def _refuse(lines: list[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
-    if lines:
-        sys.exit(check.REFUSED)
-
-
-_refuse(check.problems(os.environ))
+check.refuse(check.problems(os.environ))
 settings = Settings.from_environ(os.environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}
-    _refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])
+    check.refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])
 Worker.settings = settings
 Logger.json_lines = settings.log_format == "json"
 
@@ -59,8 +51,7 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 # It would open under $HOME, which a read-only container does not have.
 control_socket_disable = True
 
-
-_refuse(hooks.problems(settings.app_module))
+check.refuse(hooks.problems(settings.app_module))
 globals().update(hooks.with_users_own(settings.app_module))
 
 

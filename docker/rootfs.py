@@ -40,13 +40,13 @@ def copy(path: Path, root: Path, ignore: Any = None) -> None:
 
 
 def libraries(root: Path) -> set[Path]:
-    """Give the shared libraries that the programs and modules below `root` link, the loader included."""
+    """Return the shared libraries that the programs and modules below `root` link, the loader included."""
     listing = subprocess.run(["ldd", *binaries(root)], capture_output=True, text=True, check=False).stdout
-    return {Path(found) for found in re.findall(r"(/\S+) \(0x", listing) if not found.startswith(str(root))}
+    return {Path(name) for name in re.findall(r"(/\S+) \(0x", listing) if not name.startswith(str(root))}
 
 
 def binaries(root: Path) -> list[Path]:
-    """Give the ELF files below `root`."""
+    """Return the ELF files below `root`."""
     files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     return [path for path in files if path.read_bytes()[:4] == b"\x7fELF"]
 
@@ -76,10 +76,10 @@ def main(root: Path, venv: Path) -> None:
     bin_folder = root / venv.relative_to("/") / "bin"
     bin_folder.mkdir()
     (bin_folder / "python3").symlink_to(interpreter)
-    found = libraries(root)
-    for library in found:
+    linked = libraries(root)
+    for library in linked:
         copy(library, root)
-    record_packages(found | {interpreter}, root)
+    record_packages(linked | {interpreter}, root)
     subprocess.run(["strip", "--strip-unneeded", *binaries(root)], check=True)
     for file in FILES:
         copy(Path(file), root)

@@ -12,7 +12,7 @@ from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
 
-RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/entrypoint.d/20-derive.sh)
+RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 

@@ -11,7 +11,7 @@ from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 
-REPLICAS_MAX = 12  # as many slots as nginx has (nginx/entrypoint.d/20-derive.sh)
+REPLICAS_MAX = 12  # as many slots as nginx has (nginx/derive.sh)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -144,8 +144,9 @@ def scale(number: Annotated[str, typer.Argument(metavar="N")] = "", profile: Pro
 
 @app.command()
 def docs() -> None:
-    """Print docs/settings.md."""
-    print(reference.page(), end="")
+    """Write docs/settings.md and nginx/defaults.env."""
+    (ROOT / "docs/settings.md").write_text(reference.page())
+    (ROOT / "nginx/defaults.env").write_text(reference.nginx_defaults())
 
 
 def _current(profile: str) -> Environment:

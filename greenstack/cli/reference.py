@@ -1,8 +1,15 @@
-"""docs/settings.md, printed from the settings themselves so that it cannot differ from them."""
+"""Files made from the settings themselves, so that they cannot differ: docs/settings.md and nginx/defaults.env."""
 
 from collections.abc import Iterator
 
-from greenstack.server.settings import Settings, allowed
+from greenstack.server import settings
+from greenstack.server.settings import Settings, allowed, group, read_by_nginx
+
+_DEFAULTS = """\
+# Made by `make docs` from greenstack/server/settings.py; nginx's entrypoint reads it below its environment.
+# What nginx reads, and the figures of the timers and sockets that it shares with the app.
+"""
+_FIGURES = ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX", "READ_TIMEOUT_MARGIN")
 
 _INTRODUCTION = """\
 # Settings
@@ -47,18 +54,25 @@ Read by `compose.yaml` alone, where the defaults stand.
 """
 
 
+def nginx_defaults() -> str:
+    """Return nginx/defaults.env: `NAME=value` a line, nothing after the sign for what is unset by default."""
+    values = {name.upper(): info.default for name, info in Settings.model_fields.items() if read_by_nginx(info)}
+    values |= {"BIND": settings.STACK_BIND} | {name: getattr(settings, name) for name in _FIGURES}
+    return _DEFAULTS + "".join(f"{name}={'' if value is None else value}\n" for name, value in values.items())
+
+
 def page() -> str:
-    """Give the whole page."""
+    """Return docs/settings.md."""
     return "\n".join([_INTRODUCTION, *_tables()]) + _OUTSIDE
 
 
 def _tables() -> Iterator[str]:
-    for group, title in _TITLES.items():
+    for name, title in _TITLES.items():
         yield f"## {title}\n\n| variable | default | allowed | meaning |\n|---|---|---|---|"
         for field, info in Settings.model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra["group"] == group:
-                cells = [f"`{field.upper()}`", _default(info.default), allowed(info), str(info.description)]
+            if group(info) == name:
+                meaning = " ".join(str(info.description).split())
+                cells = [f"`{field.upper()}`", _default(info.default), allowed(info), meaning]
                 yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         yield ""
 
@@ -66,4 +80,4 @@ def _tables() -> Iterator[str]:
 def _default(value: object) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return "" if value is None or value == "" else f"`{value}`"
+    return "" if value is None else f"`{value}`"

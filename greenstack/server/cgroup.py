@@ -39,7 +39,7 @@ class Cgroup:
 
     @classmethod
     def of(cls, pid: int | str = "self", root: Path = Path("/")) -> Self:
-        """Find the control group of `pid` (as seen from this process's mounts) below `root`.
+        """Return the control group of `pid` (as seen from this process's mounts) below `root`.
 
         Where the kernel has none, or it cannot be read, the result has no folders and no limits.
         """
@@ -52,17 +52,17 @@ class Cgroup:
         for line in membership:
             _, controllers, path = line.split(":", 2)
             paths.update(dict.fromkeys(controllers.split(","), path))
-        found: dict[str, tuple[Path, ...]] = {}
+        folders: dict[str, tuple[Path, ...]] = {}
         for line in mounts:
             head, _, tail = line.partition(" - ")
             fstype, _, options = tail.split(" ", 2)
             mount_root, mount_point = head.split(" ")[3:5]
             names = {"cgroup": options.split(","), "cgroup2": [""]}.get(fstype, [])
             for name in {"cpu", "cpuacct", "memory", ""}.intersection(names) & paths.keys():
-                found[name] = tuple(_groups(root / mount_point.lstrip("/"), mount_root, paths[name]))
-        unified = found.pop("", ())
-        if found:  # v1 machines mount v2 too, without controllers
-            return cls(1, **found)
+                folders[name] = tuple(_groups(root / mount_point.lstrip("/"), mount_root, paths[name]))
+        unified = folders.pop("", ())
+        if folders:  # v1 machines mount v2 too, without controllers
+            return cls(1, **folders)
         return cls(2, unified, unified, unified)
 
     def cpu_quota(self) -> float | None:
@@ -102,7 +102,7 @@ class Cgroup:
 
 
 def _groups(mount_point: Path, mount_root: str, path: str) -> Iterator[Path]:
-    """Give the folder of the group `path` and of its ancestors up to the mount point."""
+    """Return the folder of the group `path` and of its ancestors up to the mount point."""
     # Inside a container the mount may show a part of the tree only: what lies above it is not ours to see.
     if path != mount_root and not path.startswith(mount_root.rstrip("/") + "/"):
         path = mount_root

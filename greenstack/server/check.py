@@ -7,10 +7,10 @@ and the address to listen on included, and exits with 2 where something is wrong
 import contextlib
 import difflib
 import errno
-import importlib
 import ipaddress
 import math
 import os
+import re
 import socket
 import stat
 import sys
@@ -18,44 +18,46 @@ import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from greenstack.server.capacity import worker_count, workers_that_fit
 from greenstack.server.cgroup import Cgroup
-from greenstack.server.settings import Settings, allowed, parse_duration, parse_size
+from greenstack.server.settings import EXIT_MARGIN, Settings, allowed, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 REFUSED = 2  # exit status for settings that are refused
 NAMES = {field.upper(): info for field, info in Settings.model_fields.items()}
 
 
 def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
-    """Check everything that can be told from the values alone; one line for each fault.
+    """Check everything that can be told from the values alone; return one line for each fault.
 
-    With `compose` the limits of the Compose stack are in force, their defaults too; a bare Gunicorn has only
-    those that are set.
+    With `compose` the rules of the Compose stack are in force: its limits, their defaults too, and what nginx asks of
+    `BIND`. A bare Gunicorn has only those limits that are set.
     """
-    found = [*_misspelt(environ), *_stray_characters(environ)]
-    reported = {line.partition("=")[0] for line in found}
-    try:
-        settings = Settings.from_environ(environ)
-    except ValidationError as error:
-        bad = {str(item["loc"][0]).upper(): item for item in error.errors()}
-        for name, item in bad.items():
-            if name not in reported:
-                complaint = item.get("ctx", {}).get("error") or _PLAIN.get(item["type"], "not allowed")
-                found.append(f"{name}={_shown(environ[name])}: {complaint}; allowed: {allowed(NAMES[name])}")
-        # The relations between the others are worth checking all the same.
-        good = {name: value for name, value in environ.items() if name not in bad}
-        with contextlib.suppress(ValidationError):
-            settings = Settings.from_environ(good)
-            found += [line for line in _contradictions(settings, compose) if not _mentions(line, bad)]
-        return found
-    return found + list(_contradictions(settings, compose))
+    lines = [*_misspelt(environ), *_stray_characters(environ)]
+    named = {line.partition("=")[0] for line in lines}
+    invalid = _invalid(environ)
+    lines += [_complaint(name, environ[name], error) for name, error in invalid.items() if name not in named]
+    # The relations between the others are worth checking all the same.
+    valid = Settings.from_environ({name: value for name, value in environ.items() if name not in invalid})
+    return lines + [line for line in _conflicts(valid, compose) if not any(f"{name}=" in line for name in invalid)]
+
+
+def refuse(lines: list[str]) -> None:
+    """Print `lines` and leave with `REFUSED`, if there are any."""
+    for line in lines:
+        print(line, file=sys.stderr)
+    if lines:
+        sys.exit(REFUSED)
 
 
 def import_problem(app_module: str) -> str | None:
-    """Import the application in this process; None, or the one line that says why it cannot be."""
+    """Import the application in this process; return None, or the one line that says why it cannot be."""
     from gunicorn.util import import_app  # noqa: PLC0415 - only the container's check needs Gunicorn here
 
     try:
@@ -66,7 +68,7 @@ def import_problem(app_module: str) -> str | None:
 
 
 def import_failure(what: str, error: BaseException) -> str:
-    """Say in one line why `what` (`APP_MODULE=…`, or a module's name) could not be imported, and where."""
+    """Return the line that says why `what` (`APP_MODULE=…`, or a module's name) could not be imported, and where."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_application(frame.filename)]
     where = f" ({os.path.relpath(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     reason = " ".join(str(error).split()) or "no message"
@@ -74,7 +76,7 @@ def import_failure(what: str, error: BaseException) -> str:
 
 
 def bind_problem(address: str, *, taken: bool = True) -> str | None:
-    """Try to listen on `address` (`host:port` or `unix:/path`); None, or the line that says why not.
+    """Try to listen on `address` (`host:port` or `unix:/path`); return None, or the line that says why not.
 
     Without `taken` a unix socket on which somebody listens is no fault: it may be the very server that is checked.
     """
@@ -91,7 +93,7 @@ def bind_problem(address: str, *, taken: bool = True) -> str | None:
 
 
 def log_problem(name: str, path: str) -> str | None:
-    """Tell whether the log `name` can be written to `path` (`-` and empty can); None, or the line that says why not."""
+    """Return None where the log `name` can be written to `path` (`-` and empty can), else the line that says why."""
     file = Path(path)
     if path in ("", "-") or (os.access(file, os.W_OK) and not file.is_dir()):
         return None
@@ -101,7 +103,7 @@ def log_problem(name: str, path: str) -> str | None:
 
 
 def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
-    """Tell whether `workers`, as `name` says, fit into `limit` bytes; None, or the line that says how many would."""
+    """Return None where `workers`, as `name` says, fit into `limit` bytes, else the line that says how many would."""
     if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
         return None
     return (
@@ -110,7 +112,8 @@ def memory_problem(name: str, workers: int, worker_memory: str, limit: int | Non
     )
 
 
-_PLAIN = {
+# In words, what pydantic's types of errors mean.
+_COMPLAINTS = {
     "int_parsing": "not a whole number",
     "greater_than_equal": "too small",
     "less_than_equal": "too large",
@@ -124,6 +127,9 @@ def _shown(value: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
 
 
+# What nginx's entrypoint finds by its ending and can write into a configuration; all sockets lie in one folder.
+_SOCKET_BEHIND_NGINX = re.compile(r"unix:/([A-Za-z0-9._-]+/)*([A-Za-z0-9._-]|\{hostname\})+\.sock")
+
 # As close to one of ours as a slip, but what others go by.
 _OTHERS = {"APP_MODE", "HTTPS_HOST", "HTTPS_PORT"}
 
@@ -133,8 +139,7 @@ def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
         # One letter more or less than one of ours, and long enough that this is no accident.
         if name in NAMES or name in _OTHERS or len(name) < 6 or not name.isupper():
             continue
-        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87)
-        if close:
+        if close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87):
             yield f"{name}={_shown(value)}: no such setting; did you mean {close[0]}?"
 
 
@@ -146,51 +151,77 @@ def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}={_shown(value.strip())}: has {what}; allowed: the bare value"
 
 
-def _contradictions(settings: Settings, compose: bool) -> Iterator[str]:
-    s = settings
-    in_force = set(Settings.model_fields) if compose else s.model_fields_set
-    if s.request_timeout < 1:
-        least = math.ceil(s.drain + 2.5)
-        yield (
-            f"GRACEFUL_TIMEOUT={s.graceful_timeout}: too short to drain with KEEP_ALIVE={s.keep_alive}; "
-            f"allowed: at least {least}"
-        )
-    if "stop_grace_period" in in_force and parse_duration(s.stop_grace_period) < s.graceful_timeout + 5:
-        yield (
-            f"STOP_GRACE_PERIOD={s.stop_grace_period}: Docker would kill the app before "
-            f"GRACEFUL_TIMEOUT={s.graceful_timeout} is over; allowed: at least {s.graceful_timeout + 5}s"
-        )
-    # The default, too, is above a GRACEFUL_TIMEOUT that is very short; but nobody has asked for that.
-    if "client_keep_alive" in s.model_fields_set and s.client_keep_alive >= s.graceful_timeout:
-        yield (
-            f"CLIENT_KEEP_ALIVE={s.client_keep_alive}: a stop would cut off idle clients after "
-            f"GRACEFUL_TIMEOUT={s.graceful_timeout}; allowed: at most {s.graceful_timeout - 1}, "
-            "or a higher GRACEFUL_TIMEOUT"
-        )
-    if s.address.startswith("unix:") and s.forwarded_allow_ips not in (None, "*"):
-        yield (
-            f"FORWARDED_ALLOW_IPS={s.forwarded_allow_ips}: a unix socket's peer has no address, so nobody would be "
-            "believed; allowed: *, and for proxies in front of nginx TRUSTED_PROXIES"
-        )
-    items = [item.strip() for item in (s.trusted_proxies or "").split(",")]
-    if "host" in items and not ipaddress.ip_address(s.http_host.strip("[]")).is_loopback:
-        yield (
-            f"TRUSTED_PROXIES={s.trusted_proxies}: at HTTP_HOST={s.http_host} others can connect as well, and Docker "
-            "can show them with this machine's address; allowed: the proxies' addresses, or HTTP_HOST=127.0.0.1"
-        )
-    if s.max_requests_jitter and not s.max_requests:
-        yield f"MAX_REQUESTS_JITTER={s.max_requests_jitter}: has no effect without MAX_REQUESTS; set both or none"
-    if s.rate_limit_burst is not None and not s.rate_limit:
-        yield f"RATE_LIMIT_BURST={s.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
-    workers = s.max_workers or s.web_concurrency
-    limit = parse_size(s.memory_limit) if "memory_limit" in in_force else 0
-    name = "MAX_WORKERS" if s.max_workers else "WEB_CONCURRENCY"
-    if workers and limit and (line := memory_problem(name, workers, s.worker_memory, limit)):
+def _invalid(environ: Mapping[str, str]) -> "dict[str, ErrorDetails]":
+    """Return what pydantic says against each value that the declaration of its setting does not allow."""
+    try:
+        Settings.from_environ(environ)
+    except ValidationError as error:
+        return {str(details["loc"][0]): details for details in error.errors()}
+    return {}
+
+
+def _complaint(name: str, value: str, error: "ErrorDetails") -> str:
+    complaint = error.get("ctx", {}).get("error") or _COMPLAINTS.get(error["type"], "not allowed")
+    return f"{name}={_shown(value)}: {complaint}; allowed: {allowed(NAMES[name])}"
+
+
+def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
+    """Yield a line for all that is allowed by itself, but not together."""
+    in_force = set(Settings.model_fields) if compose else settings.model_fields_set
+    yield from _timer_conflicts(settings, in_force)
+    yield from _address_conflicts(settings, compose)
+    if settings.max_requests_jitter and not settings.max_requests:
+        jitter = settings.max_requests_jitter
+        yield f"MAX_REQUESTS_JITTER={jitter}: has no effect without MAX_REQUESTS; set both or none"
+    if settings.rate_limit_burst is not None and not settings.rate_limit:
+        yield f"RATE_LIMIT_BURST={settings.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
+    workers = settings.max_workers or settings.web_concurrency
+    limit = parse_size(settings.memory_limit) if "memory_limit" in in_force else 0
+    name = "MAX_WORKERS" if settings.max_workers else "WEB_CONCURRENCY"
+    if workers and limit and (line := memory_problem(name, workers, settings.worker_memory, limit)):
         yield line
 
 
-def _mentions(line: str, names: Mapping[str, object]) -> bool:
-    return any(f"{name}=" in line for name in names)
+def _timer_conflicts(settings: Settings, in_force: set[str]) -> Iterator[str]:
+    grace = settings.graceful_timeout
+    if settings.request_timeout < 1:
+        least = math.ceil(settings.drain + EXIT_MARGIN + 1)
+        yield (
+            f"GRACEFUL_TIMEOUT={grace}: too short to drain with KEEP_ALIVE={settings.keep_alive}; "
+            f"allowed: at least {least}"
+        )
+    if "stop_grace_period" in in_force and parse_duration(settings.stop_grace_period) < grace + 5:
+        yield (
+            f"STOP_GRACE_PERIOD={settings.stop_grace_period}: Docker would kill the app before "
+            f"GRACEFUL_TIMEOUT={grace} is over; allowed: at least {grace + 5}s"
+        )
+    # The default, too, is above a GRACEFUL_TIMEOUT that is very short; but nobody has asked for that.
+    if "client_keep_alive" in settings.model_fields_set and settings.client_keep_alive >= grace:
+        yield (
+            f"CLIENT_KEEP_ALIVE={settings.client_keep_alive}: a stop would cut off idle clients after "
+            f"GRACEFUL_TIMEOUT={grace}; allowed: at most {grace - 1}, or a higher GRACEFUL_TIMEOUT"
+        )
+
+
+def _address_conflicts(settings: Settings, compose: bool) -> Iterator[str]:
+    bind = settings.bind or ""
+    if compose and bind.startswith("unix:") and not _SOCKET_BEHIND_NGINX.fullmatch(bind):
+        yield (
+            f"BIND={_shown(bind)}: nginx would not find that socket; allowed: host:port, or "
+            "unix:/folder/{hostname}.sock of letters, digits and . _ -"
+        )
+    if settings.address.startswith("unix:") and settings.forwarded_allow_ips not in (None, "*"):
+        yield (
+            f"FORWARDED_ALLOW_IPS={settings.forwarded_allow_ips}: a unix socket's peer has no address, so nobody would "
+            "be believed; allowed: *, and for proxies in front of nginx TRUSTED_PROXIES"
+        )
+    proxies = [proxy.strip() for proxy in (settings.trusted_proxies or "").split(",")]
+    if "host" in proxies and not ipaddress.ip_address(settings.http_host.strip("[]")).is_loopback:
+        yield (
+            f"TRUSTED_PROXIES={settings.trusted_proxies}: at HTTP_HOST={settings.http_host} others can connect as "
+            "well, and Docker can show them with this machine's address; allowed: the proxies' addresses, or "
+            "HTTP_HOST=127.0.0.1"
+        )
 
 
 def _is_application(filename: str) -> bool:
@@ -223,26 +254,20 @@ def _try_tcp(host: str, port: int) -> None:
 
 def main() -> None:
     """Check the environment this process runs in; `--compose` where it is a container of the stack."""
-    found = problems(os.environ, compose="--compose" in sys.argv[1:])
-    if not found:
-        settings = Settings.from_environ(os.environ)
-        cgroup = Cgroup.of()
-        count = worker_count(settings, cgroup)
-        sys.path.insert(0, os.getcwd())
-        importlib.invalidate_caches()
-        checks = [
-            memory_problem(count.source, count.count, settings.worker_memory, cgroup.memory_limit()),
-            bind_problem(settings.address, taken=False),
-            log_problem("ACCESS_LOG", settings.access_log),
-            log_problem("ERROR_LOG", settings.error_log),
-            import_problem(settings.app_module),
-        ]
-        found = [line for line in checks if line]
-    for line in found:
-        print(line, file=sys.stderr)
-    if found:
-        sys.exit(REFUSED)
-    print(f"settings ok: {count.count} workers ({count.reason}), {settings.app_module} on {settings.address}")
+    refuse(problems(os.environ, compose="--compose" in sys.argv[1:]))
+    settings = Settings.from_environ(os.environ)
+    cgroup = Cgroup.of()
+    workers = worker_count(settings, cgroup)
+    sys.path.insert(0, os.getcwd())
+    checks = [
+        memory_problem(workers.source, workers.count, settings.worker_memory, cgroup.memory_limit()),
+        bind_problem(settings.address, taken=False),
+        log_problem("ACCESS_LOG", settings.access_log),
+        log_problem("ERROR_LOG", settings.error_log),
+        import_problem(settings.app_module),
+    ]
+    refuse([line for line in checks if line])
+    print(f"settings ok: {workers.count} workers ({workers.reason}), {settings.app_module} on {settings.address}")
 
 
 if __name__ == "__main__":

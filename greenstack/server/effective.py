@@ -20,7 +20,7 @@ def with_command_line(cfg: "Config") -> "Config":
 
 
 def addresses(cfg: "Config") -> list[str]:
-    """Give what Gunicorn will listen on: `host:port` or `unix:/path` each."""
+    """Return what Gunicorn will listen on: `host:port` or `unix:/path` each."""
     return [address for address in cfg.bind if not address.startswith("fd://")]
 
 
@@ -42,6 +42,7 @@ def as_dict(cfg: "Config", settings: Settings) -> dict[str, Any]:
         "port": str(settings.port),
         "workers_reason": count.reason if cfg.workers == count.count else "Gunicorn's own setting",
         "app_module": cfg.wsgi_app,
+        "health_path": settings.health_path,
         "preload_app": settings.preload_app,
         "max_requests": cfg.max_requests,
         "max_requests_jitter": cfg.max_requests_jitter,

@@ -1,7 +1,7 @@
 """Asks the server in this container whether it accepts work; exit status 0 or 1.
 
 Runs every few seconds for as long as the container lives: nothing but built-in modules, so that it costs
-a few milliseconds. An application without `/readyz` counts as ready when it answers at all.
+a few milliseconds. Another worker class (`GUNICORN_CMD_ARGS`) knows no `/readyz` and counts as ready when it answers.
 """
 
 import os
@@ -12,7 +12,7 @@ TIMEOUT = 4  # s; below the 5 s after which Docker gives up
 
 
 def status(address: str) -> int:
-    """Give the HTTP status of `GET /readyz` at `address` (`host:port` or `unix:/path`); OSError if none."""
+    """Return the HTTP status of `GET /readyz` at `address` (`host:port` or `unix:/path`); OSError if none."""
     if address.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT)

@@ -47,7 +47,7 @@ SERVER_HOOKS = frozenset(setting.name for setting in KNOWN_SETTINGS if setting.s
 
 
 def get_worker_id(worker: Worker) -> str:
-    """Name a worker by its age, the how-manieth worker of this server it is: `WORKER_3`."""
+    """Return a worker's name, made of its age: `WORKER_3` is the third worker that this server started."""
     return f"WORKER_{worker.age}"
 
 
@@ -97,7 +97,7 @@ def when_ready(server: Arbiter) -> None:
 
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:
-    """Give the new worker the lowest free slot."""
+    """Return the new worker the lowest free slot."""
     worker.slot = Worker.scoreboard.take()
     WORKER_ENV[worker.age] = {"WORKER_ID": get_worker_id(worker), "WORKER_SLOT": str(worker.slot)}
     server.log.info("on pre_fork")
@@ -136,7 +136,7 @@ def on_exit(server: Arbiter) -> None:
 
 @functools.cache  # Once: Gunicorn reads its configuration at each reload, and an error there would end it.
 def _users_module(app_module: str) -> "ModuleType | str | None":
-    """Import the `hooks` module beside the application's; the line that says why not, or None if there is none."""
+    """Return the `hooks` module beside the application's, the line that says why it fails, or None if there is none."""
     package = app_module.partition(":")[0].rpartition(".")[0]
     name = f"{package}.hooks" if package else "hooks"
     try:
@@ -153,21 +153,21 @@ def _users_hooks(app_module: str) -> dict[str, Callable[..., Any]]:
 
 
 def problems(app_module: str) -> list[str]:
-    """Say what is wrong with the user's hooks, one line for each fault."""
+    """Return what is wrong with the user's hooks, one line for each fault."""
     module = _users_module(app_module)
     if module is None or isinstance(module, str):
         return [module] if module else []
-    found = []
+    lines = []
     for name, hook in _users_hooks(app_module).items():
         try:
             Config().set(name, hook)
         except TypeError as error:
-            found.append(f"{module.__name__}.{name}: not a hook for Gunicorn: {error}")
-    return found
+            lines.append(f"{module.__name__}.{name}: not a hook for Gunicorn: {error}")
+    return lines
 
 
 def with_users_own(app_module: str) -> dict[str, Callable[..., Any]]:
-    """Give all hooks by name, each of the user's called after ours."""
+    """Return all hooks by name, each of the user's called after ours."""
     ours = {name: hook for name, hook in globals().items() if name in SERVER_HOOKS}
     theirs = _users_hooks(app_module) if _users_module(app_module) else {}
     return ours | {name: _after(ours.get(name), hook) for name, hook in theirs.items()}

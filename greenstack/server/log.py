@@ -126,7 +126,7 @@ def last_words(log: Logger, line: str) -> None:
 class AccessLog:
     """ASGI middleware that logs every HTTP request once its response has ended.
 
-    Innermost but for the application itself, so that it sees the client address that the proxy headers gave.
+    Directly around the application, so that it sees the client address that the proxy headers gave, and no probe.
     """
 
     def __init__(self, app: "ASGIApp", log: logging.Logger) -> None:
@@ -135,8 +135,7 @@ class AccessLog:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve one connection scope."""
-        # Probes come every few seconds for ever; nobody wants to read them.
-        if scope["type"] != "http" or scope["path"] in ("/healthz", "/readyz"):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         status, size = 500, 0  # what Uvicorn answers when the application raises

@@ -1,13 +1,14 @@
 """Every setting of the stack, declared once: type, bounds, default and what it means.
 
-Gunicorn's configuration, the check at start, `make check-env` and docs/settings.md are all made from
-this class. Environment names are the field names in capitals.
+Gunicorn's configuration, the check at start, `make check-env`, docs/settings.md and nginx/defaults.env are all made
+from this class. Environment names are the field names in capitals.
 """
 
 import ipaddress
+import math
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -17,18 +18,21 @@ from pydantic.fields import FieldInfo
 Group = Literal["server", "application", "nginx", "compose"]
 
 UNIX_PATH_MAX = 107  # bytes; sun_path of unix(7) less its terminating zero
+STACK_BIND = "unix:/run/app/{hostname}.sock"  # one socket a replica, in the folder that nginx looks into
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
-
-def _whole(value: object) -> object:
-    # pydantic alone takes "1_000" and "5.0", which neither sh nor nginx would.
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+", value):
-        raise ValueError("not a whole number")
-    return value
+# --- Figures of the timers. docs/operations.md proves that they fit into each other; nginx's entrypoint has those that
+# it needs from nginx/defaults.env.
+UPSTREAM_KEEP_ALIVE_SHARE = 600  # ms for each second of KEEP_ALIVE: nginx closes an idle connection before the app does
+UPSTREAM_KEEP_ALIVE_MAX = 3000  # ms; for how long a drain must wait for nginx's idle connections
+DRAIN_MARGIN = 1.0  # s that a drain lasts longer than nginx keeps an idle connection
+EXIT_MARGIN = 1.5  # s: a worker accepts for about 1 s before it drains, and the lifespan's end takes time as well
+# s that nginx gives up on a request before a stopping worker does, however long its drain is.
+READ_TIMEOUT_MARGIN = math.ceil(UPSTREAM_KEEP_ALIVE_MAX / 1000 + DRAIN_MARGIN + EXIT_MARGIN)
 
 
 def parse_size(value: str) -> int:
-    """Give the bytes of a size as Docker and nginx write it (`512m`, `1g`, `0`); ValueError otherwise."""
+    """Return the bytes of a size as Docker and nginx write it (`512m`, `1g`, `0`); ValueError otherwise."""
     match = re.fullmatch(r"([0-9]+)([bkmg]?)", value.lower())
     if not match:
         raise ValueError("not a size")
@@ -36,7 +40,7 @@ def parse_size(value: str) -> int:
 
 
 def parse_duration(value: str) -> int:
-    """Give the whole seconds of a duration as Compose writes it (`250s`, `4m10s`); ValueError otherwise."""
+    """Return the whole seconds of a duration as Compose writes it (`250s`, `4m10s`); ValueError otherwise."""
     match = re.fullmatch(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?", value)
     if not value or not match:
         raise ValueError("not a duration")
@@ -44,92 +48,98 @@ def parse_duration(value: str) -> int:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _bind(value: str) -> str:
-    if value.startswith("unix:"):
-        path = value.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError("the socket's path is not absolute")
-        if "," in path:
-            raise ValueError("a comma separates addresses for Gunicorn, so it cannot be in a path")
-        if len(expand_hostname(path).encode()) > UNIX_PATH_MAX:
-            raise ValueError(f"the socket's path is longer than {UNIX_PATH_MAX} bytes")
-        return value
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/,\s\[\]]+):([0-9]{1,5})", value)
-    if not match or not 1 <= int(match[2]) <= 65535:
-        raise ValueError("neither host:port nor a unix socket")
+def fill_in_hostname(text: str) -> str:
+    """Return `text` with this machine's or container's name for `{hostname}`, the one placeholder of `BIND`."""
+    return text.replace("{hostname}", socket.gethostname())
+
+
+def _whole(value: object) -> object:
+    # pydantic alone takes "1_000", "5.0" and "010", which neither sh nor nginx would, or not as the same number.
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]*)", value):
+        raise ValueError("not a whole number")
     return value
 
 
-def _module(value: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.\w+|\(.*\))*", value):
-        raise ValueError("not of the form module:attribute")
-    return value
+def _bind(value: str) -> None:
+    if not value.startswith("unix:"):
+        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/,\s\[\]]+):([0-9]{1,5})", value)
+        if not match or not 1 <= int(match[2]) <= 65535:
+            raise ValueError("neither host:port nor a unix socket")
+        return
+    path = value.removeprefix("unix:")
+    if not path.startswith("/"):
+        raise ValueError("the socket's path is not absolute")
+    if "," in path:
+        raise ValueError("a comma separates addresses for Gunicorn, so it cannot be in a path")
+    if len(fill_in_hostname(path).encode()) > UNIX_PATH_MAX:
+        raise ValueError(f"the socket's path is longer than {UNIX_PATH_MAX} bytes")
 
 
-def _published(value: str) -> str:
+def _published_address(value: str) -> None:
     # Compose takes an IPv6 address in brackets only.
     try:
         ipaddress.IPv6Address(value[1:-1]) if value[0] + value[-1] == "[]" else ipaddress.IPv4Address(value)
     except ValueError:
         raise ValueError("not an IP address") from None
-    return value
 
 
-def _networks(value: str) -> str:
+def _networks(value: str) -> None:
     # As strict as Gunicorn, which would refuse it in its own words.
     if value != "*":
         for item in value.split(","):
             ipaddress.ip_network(item.strip())
-    return value
 
 
-def _proxies(value: str) -> str:
+def _proxies(value: str) -> None:
     for item in (item.strip(" ") for item in value.split(",")):
         if item != "host":
             # As strict as nginx, which takes no netmask in full and no zone.
             if not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]+)?", item):
                 raise ValueError("not a list of addresses")
             ipaddress.ip_network(item)
-    return value
 
 
-def _worker_memory(value: str) -> str:
+def _worker_memory(value: str) -> None:
     if parse_size(value) < 2**20:
         raise ValueError("less than 1m, too little for a process")
-    return value
+
+
+def _checked_by(check: Callable[[str], object]) -> AfterValidator:
+    """Refuse what `check` raises ValueError for; the text stays as it is, because Compose and nginx read it too."""
+
+    def validate(value: str) -> str:
+        check(value)
+        return value
+
+    return AfterValidator(validate)
 
 
 def _matching(pattern: str, complaint: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if value and not re.fullmatch(pattern, value):
+    def check(value: str) -> None:
+        if not re.fullmatch(pattern, value):
             raise ValueError(complaint)
-        return value
 
-    return AfterValidator(check)
-
-
-def _parsed(parse: Any) -> AfterValidator:
-    # The text stays as it is, because Compose and nginx read it too.
-    def check(value: str) -> str:
-        parse(value)
-        return value
-
-    return AfterValidator(check)
+    return _checked_by(check)
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Size = Annotated[str, _parsed(parse_size)]
-Duration = Annotated[str, _parsed(parse_duration)]
+Size = Annotated[str, _checked_by(parse_size)]
+Duration = Annotated[str, _checked_by(parse_duration)]
+Bind = Annotated[str, _checked_by(_bind)]
+HostName = Annotated[str, _matching(r"[0-9A-Za-z._:\[\]-]+", "not a host name or address")]
+Module = Annotated[
+    str, _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.\w+|\(.*\))*", "not of the form module:attribute")
+]
+UrlPath = Annotated[str, _matching(r"/[!-~]*", "not a path")]
+ServerNames = Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")]
+BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
+Number = Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")]
 
 
-def expand_hostname(text: str) -> str:
-    """Replace `{hostname}`, the one placeholder `BIND` knows, by this machine's or container's name."""
-    return text.replace("{hostname}", socket.gethostname())
-
-
-def _setting(group: Group, default: Any, description: str, allowed: str = "", **bounds: Any) -> Any:
-    extra: JsonDict = {"group": group, "allowed": allowed}
-    return Field(default, description=description, json_schema_extra=extra, **bounds)
+def _setting(group: Group, default: Any, allowed: str = "", *, edge: bool = False, **bounds: Any) -> Any:
+    """Declare a setting of `group`; with `edge` nginx reads it too, as it does those of its own group."""
+    extra: JsonDict = {"group": group, "allowed": allowed, "edge": edge or group == "nginx"}
+    return Field(default, json_schema_extra=extra, **bounds)
 
 
 class Settings(BaseModel):
@@ -139,163 +149,129 @@ class Settings(BaseModel):
     """
 
     # Capitals alone count: a `port` of something else's in the environment is not ours.
-    model_config = ConfigDict(extra="ignore", alias_generator=str.upper)
+    model_config = ConfigDict(extra="ignore", alias_generator=str.upper, use_attribute_docstrings=True)
 
     # --- the server: names and defaults of Gunicorn's world
-    max_workers: Whole | None = _setting(
-        "server",
-        None,
-        "Worker processes; unset: `WEB_CONCURRENCY`, else 2 × usable CPUs + 1, fewer where memory holds fewer",
-        ge=1,
-        le=1024,
-    )
-    web_concurrency: Whole | None = _setting(
-        "server", None, "The same, Gunicorn's own name; used where `MAX_WORKERS` is unset", ge=1, le=1024
-    )
-    host: Annotated[str, _matching(r"[0-9A-Za-z._:\[\]-]+", "not a host name or address")] = _setting(
-        "server",
-        "0.0.0.0",  # noqa: S104 - in a container
-        "Address to listen on",
-        "a host name or an IP address",
-    )
-    port: Whole = _setting("server", 8080, "Port to listen on", ge=1, le=65535)
-    bind: Annotated[str, AfterValidator(_bind)] | None = _setting(
-        "server",
-        None,
-        "Overrides `HOST` and `PORT`; `{hostname}` stands for the host's name",
-        f"host:port or unix:/path (at most {UNIX_PATH_MAX} bytes)",
-    )
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
-        "server", "info", "The least severe log line that is written"
-    )
-    access_log: str = _setting("server", "-", "Access log of the application", "a path, - for stdout, empty for none")
-    error_log: str = _setting("server", "-", "Everything else that is logged", "a path, - for stderr, empty for none")
-    graceful_timeout: Whole = _setting(
-        "server", 120, "Seconds that a worker gets to finish its requests when it stops", ge=1, le=3600
-    )
-    timeout: Whole = _setting(
-        "server",
-        120,
-        "Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never",
-        ge=0,
-        le=3600,
-    )
-    keep_alive: Whole = _setting(
-        "server", 5, "Seconds an idle connection stays open; nginx's own time is derived from it", ge=0, le=600
-    )
-    backlog: Whole = _setting("server", 2048, "Pending connections the kernel holds", ge=1, le=65535)
+    max_workers: Whole | None = _setting("server", None, ge=1, le=1024)
+    """Worker processes; unset: `WEB_CONCURRENCY`, else 2 × usable CPUs + 1, fewer where memory holds fewer"""
+
+    web_concurrency: Whole | None = _setting("server", None, ge=1, le=1024)
+    """The same, Gunicorn's own name; used where `MAX_WORKERS` is unset"""
+
+    host: HostName = _setting("server", "0.0.0.0", "a host name or an IP address")  # noqa: S104 - in a container
+    """Address to listen on"""
+
+    port: Whole = _setting("server", 8080, ge=1, le=65535)
+    """Port to listen on"""
+
+    bind: Bind | None = _setting("server", None, f"host:port or unix:/path (at most {UNIX_PATH_MAX} bytes)", edge=True)
+    """Overrides `HOST` and `PORT`; `{hostname}` stands for the host's name"""
+
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting("server", "info", edge=True)
+    """The least severe log line that is written"""
+
+    access_log: str = _setting("server", "-", "a path, - for stdout, empty for none")
+    """Access log of the application"""
+
+    error_log: str = _setting("server", "-", "a path, - for stderr, empty for none")
+    """Everything else that is logged"""
+
+    graceful_timeout: Whole = _setting("server", 120, edge=True, ge=1, le=3600)
+    """Seconds that a worker gets to finish its requests when it stops"""
+
+    timeout: Whole = _setting("server", 120, ge=0, le=3600)
+    """Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never"""
+
+    keep_alive: Whole = _setting("server", 5, edge=True, ge=0, le=600)
+    """Seconds an idle connection stays open; nginx's own time is derived from it"""
+
+    backlog: Whole = _setting("server", 2048, ge=1, le=65535)
+    """Pending connections the kernel holds"""
 
     # --- the application and how it is served: ours
-    app_module: Annotated[str, AfterValidator(_module)] = _setting(
-        "application", "app.main:app", "The ASGI application", "module:attribute, e.g. app.main:app"
+    app_module: Module = _setting("application", "app.main:app", "module:attribute, e.g. app.main:app")
+    """The ASGI application"""
+
+    health_path: UrlPath | None = _setting("application", None, "a path like /health")
+    """Path of the application that has a say in `/readyz`: the worker asks it, and is ready while the answer is 2xx;
+    unset: a worker that serves is ready"""
+
+    preload_app: bool = _setting("application", False)
+    """Load the application once, before the workers are forked: less memory, faster start; new code then needs a
+    restart"""
+
+    max_requests: Whole = _setting("application", 0, ge=0, le=10**9)
+    """Requests after which a worker is replaced (a bound on leaks); 0: never"""
+
+    max_requests_jitter: Whole = _setting("application", 0, ge=0, le=10**9)
+    """Upper bound of a random addition to it, so that workers do not recycle at once"""
+
+    forwarded_allow_ips: Annotated[str, _checked_by(_networks)] | None = _setting(
+        "application", None, "addresses or networks separated by commas, or *"
     )
-    preload_app: bool = _setting(
-        "application",
-        False,
-        "Load the application once, before the workers are forked: less memory, faster start; "
-        "new code then needs a restart",
+    """Who connects to the app itself (nginx) and is believed about `X-Forwarded-*`; unset: everybody on a unix socket,
+    else 127.0.0.1. For proxies in front of nginx: `TRUSTED_PROXIES`"""
+
+    log_format: Literal["text", "json"] = _setting("application", "text")
+    """Log lines for people, or one JSON object a line"""
+
+    limit_concurrency: Whole = _setting("application", 0, ge=0, le=10**6)
+    """Connections and tasks above which a worker answers 503 at once; 0: no limit"""
+
+    worker_memory: Annotated[str, _checked_by(_worker_memory)] = _setting(
+        "application", "64m", "a size like 64m, at least 1m"
     )
-    max_requests: Whole = _setting(
-        "application", 0, "Requests after which a worker is replaced (a bound on leaks); 0: never", ge=0, le=10**9
-    )
-    max_requests_jitter: Whole = _setting(
-        "application",
-        0,
-        "Upper bound of a random addition to it, so that workers do not recycle at once",
-        ge=0,
-        le=10**9,
-    )
-    forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] | None = _setting(
-        "application",
-        None,
-        "Who connects to the app itself (nginx) and is believed about `X-Forwarded-*`; unset: everybody on a unix "
-        "socket, else 127.0.0.1. For proxies in front of nginx: `TRUSTED_PROXIES`",
-        "addresses or networks separated by commas, or *",
-    )
-    log_format: Literal["text", "json"] = _setting(
-        "application", "text", "Log lines for people, or one JSON object a line"
-    )
-    limit_concurrency: Whole = _setting(
-        "application",
-        0,
-        "Connections and tasks above which a worker answers 503 at once; 0: no limit",
-        ge=0,
-        le=10**6,
-    )
-    worker_memory: Annotated[str, AfterValidator(_worker_memory)] = _setting(
-        "application",
-        "64m",
-        "Memory that one worker of your application needs; with the memory limit it bounds the worker count",
-        "a size like 64m, at least 1m",
-    )
+    """Memory that one worker of your application needs; with the memory limit it bounds the worker count"""
 
     # --- nginx
-    server_name: Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")] = (
-        _setting("nginx", "", "Host names that are served, others are dropped; empty: any", "names separated by spaces")
-    )
-    trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = _setting(
-        "nginx",
-        None,
-        "Proxies in front of nginx (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` "
-        "are believed; `host`: this machine; unset: nobody's",
-        "addresses, networks or host, separated by commas",
-    )
-    client_keep_alive: Whole = _setting(
-        "nginx",
-        15,
-        "Seconds an idle client connection stays open, and a stop may wait for it; above the idle time of a load "
-        "balancer in front",
-        ge=1,
-        le=3600,
-    )
-    # nginx knows no suffix for bytes.
-    client_max_body_size: Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")] = _setting(
-        "nginx", "10m", "Largest request body, above it 413; 0: no limit", "a size like 10m"
-    )
-    rate_limit: Whole = _setting(
-        "nginx", 0, "Requests a second and client address, above it 429; 0: no limit", ge=0, le=10**6
-    )
-    rate_limit_burst: Whole | None = _setting(
-        "nginx",
-        None,
-        "Requests above the rate that are still served at once; unset: twice the rate",
-        ge=0,
-        le=10**6,
-    )
-    connection_limit: Whole = _setting(
-        "nginx", 512, "Concurrent requests of one client address, above it 429; 0: no limit", ge=0, le=65535
-    )
+    server_name: ServerNames | None = _setting("nginx", None, "names separated by spaces")
+    """Host names that are served, others are dropped; empty: any"""
 
-    concurrency_limit: Whole = _setting(
-        "nginx",
-        1024,
-        "Concurrent requests that reach the app, WebSockets included, above it 503; 0: no limit",
-        ge=0,
-        le=65535,
+    trusted_proxies: Annotated[str, _checked_by(_proxies)] | None = _setting(
+        "nginx", None, "addresses, networks or host, separated by commas"
     )
+    """Proxies in front of nginx (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` are
+    believed; `host`: this machine; unset: nobody's"""
+
+    client_keep_alive: Whole = _setting("nginx", 15, ge=1, le=3600)
+    """Seconds an idle client connection stays open, and a stop may wait for it; above the idle time of a load balancer
+    in front"""
+
+    client_max_body_size: BodySize = _setting("nginx", "10m", "a size like 10m")
+    """Largest request body, above it 413; 0: no limit"""
+
+    rate_limit: Whole = _setting("nginx", 0, ge=0, le=10**6)
+    """Requests a second and client address, above it 429; 0: no limit"""
+
+    rate_limit_burst: Whole | None = _setting("nginx", None, ge=0, le=10**6)
+    """Requests above the rate that are still served at once; unset: twice the rate"""
+
+    connection_limit: Whole = _setting("nginx", 512, ge=0, le=65535)
+    """Concurrent requests of one client address, above it 429; 0: no limit"""
+
+    concurrency_limit: Whole = _setting("nginx", 1024, ge=0, le=65535)
+    """Concurrent requests that reach the app, WebSockets included, above it 503; 0: no limit"""
 
     # --- Compose
-    http_host: Annotated[str, AfterValidator(_published)] = _setting(
-        "compose",
-        "127.0.0.1",
-        "Where the stack answers: address that nginx is published on",
-        "an IP address, IPv6 in brackets",
+    http_host: Annotated[str, _checked_by(_published_address)] = _setting(
+        "compose", "127.0.0.1", "an IP address, IPv6 in brackets"
     )
-    http_port: Whole = _setting("compose", 8080, "Where the stack answers: port", ge=1, le=65535)
-    stop_grace_period: Duration = _setting(
-        "compose", "250s", "How long Docker waits for the app to stop before it kills it", "a duration like 250s"
-    )
-    memory_limit: Size = _setting("compose", "1g", "Memory of one app container; 0: no limit", "a size like 512m")
-    cpus: Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")] = _setting(
-        "compose", "0", "CPUs of one app container; 0: no limit", "a number like 1.5"
-    )
-    pids_limit: Whole = _setting(
-        "compose",
-        1024,
-        "Processes and threads of one app container; `def` routes take up to 40 a worker",
-        ge=16,
-        le=10**6,
-    )
+    """Where the stack answers: address that nginx is published on"""
+
+    http_port: Whole = _setting("compose", 8080, ge=1, le=65535)
+    """Where the stack answers: port"""
+
+    stop_grace_period: Duration = _setting("compose", "250s", "a duration like 250s")
+    """How long Docker waits for the app to stop before it kills it"""
+
+    memory_limit: Size = _setting("compose", "1g", "a size like 512m")
+    """Memory of one app container; 0: no limit"""
+
+    cpus: Number = _setting("compose", "0", "a number like 1.5")
+    """CPUs of one app container; 0: no limit"""
+
+    pids_limit: Whole = _setting("compose", 1024, ge=16, le=10**6)
+    """Processes and threads of one app container; `def` routes take up to 40 a worker"""
 
     @model_validator(mode="before")
     @classmethod
@@ -304,14 +280,14 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings from `environ`; a ValidationError has an entry for each bad value."""
+        """Return the settings in `environ`; a ValidationError has an entry for each bad value."""
         return cls.model_validate(dict(environ))
 
     @property
     def address(self) -> str:
-        """What Gunicorn binds: `host:port` or `unix:/path`, placeholders replaced."""
+        """What Gunicorn binds: `host:port` or `unix:/path`, the placeholder filled in."""
         if self.bind:
-            return expand_hostname(self.bind)
+            return fill_in_hostname(self.bind)
         host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
         return f"{host}:{self.port}"
 
@@ -323,33 +299,42 @@ class Settings(BaseModel):
 
     @property
     def upstream_keep_alive(self) -> float:
-        """Seconds for which nginx keeps idle connections to the app: below `KEEP_ALIVE`, at most 3.
-
-        nginx/entrypoint.d/20-derive.sh has the same, so that nginx always closes first: see docs/operations.md.
-        """
-        return min(0.6 * self.keep_alive, 3.0)
+        """Seconds for which nginx keeps idle connections to the app: below `KEEP_ALIVE`, so that it closes first."""
+        return min(self.keep_alive * UPSTREAM_KEEP_ALIVE_SHARE, UPSTREAM_KEEP_ALIVE_MAX) / 1000
 
     @property
     def drain(self) -> float:
         """Seconds a stopping worker waits for nginx to let go of idle connections."""
-        return self.upstream_keep_alive + 1
+        return self.upstream_keep_alive + DRAIN_MARGIN
 
     @property
     def request_timeout(self) -> int:
         """Seconds that running requests get after the drain, so that all ends within `GRACEFUL_TIMEOUT`."""
-        # 1.5 s: the worker accepts for about 1 s before the drain (LINGER), and the lifespan's end takes time as well.
-        return int(self.graceful_timeout - self.drain - 1.5)
+        return int(self.graceful_timeout - self.drain - EXIT_MARGIN)
+
+
+def group(field: FieldInfo) -> str:
+    """Return the group of a setting."""
+    return str(_extra(field)["group"])
+
+
+def read_by_nginx(field: FieldInfo) -> bool:
+    """Tell whether nginx's entrypoint reads a setting."""
+    return bool(_extra(field)["edge"])
 
 
 def allowed(field: FieldInfo) -> str:
-    """Say in words what a setting accepts, from its declaration."""
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    if text := extra.get("allowed"):
+    """Return in words what a setting accepts, from its declaration."""
+    if text := _extra(field)["allowed"]:
         return str(text)
-    choices = getattr(field.annotation, "__args__", ())
     if getattr(field.annotation, "__origin__", None) is Literal:
-        return ", ".join(choices)
+        return ", ".join(getattr(field.annotation, "__args__", ()))
     if field.annotation is bool:
         return "true or false"
     bounds = {type(item).__name__: item for item in field.metadata}
     return f"{bounds['Ge'].ge} to {bounds['Le'].le}"
+
+
+def _extra(field: FieldInfo) -> JsonDict:
+    assert isinstance(field.json_schema_extra, dict)  # noqa: S101 - _setting() makes it one
+    return field.json_schema_extra

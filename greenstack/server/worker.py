@@ -26,6 +26,7 @@ from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
 from greenstack.server.log import AccessLog, last_words
+from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings
 
@@ -92,7 +93,7 @@ class Server(UvicornServer):
         """Drain, then end as Uvicorn does."""
         self.should_exit = True  # also where MAX_REQUESTS is the reason
         heartbeat = asyncio.create_task(self._heartbeat())
-        self.lifespan.state["draining"] = True  # requests see it as request.state.draining
+        self.lifespan.state["draining"] = True  # for Probes; the application sees it as request.state.draining
         self.worker.enter(State.DRAINING)
         await self._until_replaced()
         cancel_at = time.monotonic() + self.worker.request_timeout
@@ -171,7 +172,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         self.CONFIG_KWARGS = {
             "loop": "uvloop",
             "http": "httptools",
-            "access_log": False,  # ours says more, see server/log.py
+            "interface": "asgi3",  # Uvicorn would take Probes for ASGI 2, as it is no coroutine function
+            "access_log": False,  # ours says more, see log.py
             "server_header": False,
             # Uvicorn refuses the connection that reaches its limit, ours is the number that is served.
             "limit_concurrency": self.settings.limit_concurrency + 1 if self.settings.limit_concurrency else None,
@@ -213,14 +215,15 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         sys.exit(status if halts else 1)
 
     def load_wsgi(self) -> None:
-        """Load the application, and log its requests where there is an access log."""
+        """Load the application; answer the probes for it, and log its requests where there is an access log."""
         try:
             super().load_wsgi()
         except (Exception, SystemExit) as error:
             self.log.debug("Traceback:", exc_info=True)
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
-        if self.cfg.accesslog:
-            self.wsgi: Any = AccessLog(self.wsgi, self.log.access_log)
+        app = self.wsgi
+        serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
+        self.wsgi: Any = Probes(serve, app, self.settings.health_path)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

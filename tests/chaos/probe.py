@@ -81,12 +81,6 @@ app = FastAPI(lifespan=lifespan)
 eaten: list[bytes] = []
 if os.environ.get("PROBE_RECORD") == "1":
     app.add_middleware(Recorder)
-try:
-    from app import health
-except ImportError:  # the image carries an application of its own
-    pass
-else:
-    app.include_router(health.router)
 
 
 @app.api_route("/echo{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

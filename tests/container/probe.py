@@ -24,8 +24,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
-    status = 503 if scope["path"] == "/readyz" and scope["state"].get("draining") else 200
-    if scope["path"] in ("/sleep", "/block"):
+    if scope["path"] in ("/sleep", "/block", "/health"):
         print("began", scope["path"], scope["query_string"].decode(), flush=True)
     if scope["path"] == "/sleep":
         await asyncio.sleep(float(scope["query_string"]))
@@ -43,5 +42,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         "imported_by": IMPORTED_BY,
     }
     headers = [(b"content-type", b"application/json"), (b"x-request-id", b"the application's own")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(seen).encode()})

@@ -55,7 +55,7 @@ def test_a_host_that_cannot_be_told(nginx_image: str) -> None:
     done = docker("run", *options, nginx_image, "-t", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "nginx: TRUSTED_PROXIES=host: must be addresses: host is the default gateway, and there is none\n"
+        "nginx: TRUSTED_PROXIES=host: no default gateway here to stand for host; allowed: addresses\n"
     )
 
 

@@ -20,7 +20,7 @@ from tests.container.project import Stack, docker, until
 ONE = {
     "KEEP_ALIVE": "1", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s", "TIMEOUT": "2", "MAX_WORKERS": "2",
     "BACKLOG": "77", "GUNICORN_CMD_ARGS": "--backlog 78", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
-    "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true",
+    "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "HEALTH_PATH": "/health",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
     "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m",
@@ -120,6 +120,11 @@ def test_log_format_and_level(one: Stack, three: Stack) -> None:
     assert {"debug", "info"} <= {line["level"] for line in lines}
     assert [line for line in three.log("app") if "[INFO]" in line] == []
     assert [line for line in three.log("nginx") if "[notice]" in line] == []
+
+
+def test_health_path(one: Stack) -> None:
+    assert any(line.startswith("began /health") for line in one.log("app")), "the health check asks the application"
+    assert "/health" not in file(one, "/tmp/access.log")
 
 
 def test_access_log(one: Stack) -> None:

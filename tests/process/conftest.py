@@ -57,7 +57,7 @@ async def app(scope, receive, send):
         await asyncio.sleep(float(scope["query_string"]))
     if path == "/block":
         time.sleep(float(scope["query_string"]))
-    if path == "/readyz" and scope["state"].get("draining"):
+    if path == "/health" and os.path.exists(os.environ.get("FAIL_FILE", "/nonexistent")):
         status = 503
     body = json.dumps({
         "pid": os.getpid(), "imported_by": IMPORTED_BY, "frozen": gc.get_freeze_count(),

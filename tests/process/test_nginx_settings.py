@@ -1,4 +1,4 @@
-"""From settings to nginx's configuration: what is derived, what is refused, and what linters say of the result."""
+"""From settings to nginx's configuration: what is derived, and what linters say of the result."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from greenstack.server.settings import Settings
+from greenstack.server.settings import READ_TIMEOUT_MARGIN, Settings, read_by_nginx
 from tests.chaos.load import until
 from tests.process.nginx_helpers import ENTRYPOINT, MISSING, PATH, START, App, Nginx, knows, needs_nginx, nginx
 
@@ -28,11 +28,12 @@ def server() -> Iterator[Nginx]:
 
 
 def refused(server: Nginx, **settings: str) -> list[str]:
-    """Start it with settings that it must refuse, and give what it says."""
+    """Start it with settings that it must refuse, and return what it says."""
     result = subprocess.run(
         [ENTRYPOINT], env=server.environment(**settings), capture_output=True, text=True, check=False
     )
-    assert (result.returncode, result.stdout) == (2, "")
+    assert result.returncode
+    assert result.stdout == ""
     return result.stderr.splitlines()
 
 
@@ -58,7 +59,7 @@ def test_timers_are_derived(server: Nginx, keep_alive: str, graceful_timeout: st
         assert "keepalive_requests 1" in found, "no connection is used twice"
     else:
         assert f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms" in found
-    seconds = max(1, int(graceful_timeout) - 6)
+    seconds = max(1, int(graceful_timeout) - READ_TIMEOUT_MARGIN)
     assert seconds == 1 or seconds <= settings.request_timeout
     assert {f"{name} {seconds}s" for name in TIMEOUTS} <= found
     assert f"worker_shutdown_timeout {graceful_timeout}s" in found
@@ -90,49 +91,16 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
         f"keepalive_timeout {settings.client_keep_alive}s",
     } <= directives(server)
     assert not [line for line in directives(server) if line.startswith("set_real_ip_from")], "nobody is trusted"
-    limits = {path.name: path.read_text() for path in (server.run / "conf.d").iterdir()}
-    assert sorted(limits) == ["connection-limit.conf"]
-    assert f"limit_conn connections {settings.connection_limit};" in limits["connection-limit.conf"]
+    limits = [line for line in directives(server) if line.startswith(("limit_req ", "limit_conn "))]
+    assert limits == [f"limit_conn connections {settings.connection_limit}"]
     assert f"max_conns={math.ceil(settings.concurrency_limit / 12)};" in (server.run / "nginx.conf").read_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("KEEP_ALIVE", "-1"), ("KEEP_ALIVE", "5s"), ("KEEP_ALIVE", "010"), ("KEEP_ALIVE", "601"),
-        ("KEEP_ALIVE", "99999999999"), ("GRACEFUL_TIMEOUT", "0"), ("GRACEFUL_TIMEOUT", "1.5"),
-        ("GRACEFUL_TIMEOUT", "120\r"), ("GRACEFUL_TIMEOUT", " 12"), ("CONNECTION_LIMIT", "many"),
-        ("RATE_LIMIT", "-5"), ("RATE_LIMIT_BURST", "x"), ("CLIENT_MAX_BODY_SIZE", "10mb"),
-        ("CLIENT_MAX_BODY_SIZE", "m"), ("CLIENT_MAX_BODY_SIZE", "1;"), ("LOG_LEVEL", "verbose"),
-        ("SERVER_NAME", "a.example;"), ("SERVER_NAME", "a\nb"), ("SERVER_NAME", "~^x"),
-        ("TRUSTED_PROXIES", "proxy.example"), ("TRUSTED_PROXIES", "10.0.0.1;"), ("TRUSTED_PROXIES", "*"),
-        ("TRUSTED_PROXIES", "10.0.0.1,hosts"), ("CLIENT_KEEP_ALIVE", "0"), ("CLIENT_KEEP_ALIVE", "1m"),
-        ("BIND", "unix:relative.sock"), ("BIND", "unix:/run/app/no-ending"), ("BIND", "unix:/a b/c.sock"),
-        ("BIND", "unix:/run/{hostname}/app.sock"), ("BIND", "8080"), ("BIND", ":8080"), ("BIND", "app:"),
-        ("BIND", "a:b"), ("BIND", "unix:/run;}/a.sock"), ("BIND", "a:080"), ("BIND", "[::]:123456"),
-        ("NGINX_LISTEN", "80 80"),
-        ("NGINX_LISTEN", "x:"), ("APP_HOST", "a b"), ("NGINX_RUN_DIR", "/run/a b"), ("NGINX_RUN_DIR", "a"),
-        ("NGINX_TEMP_DIR", "a"),
-    ],
-)  # fmt: skip
-def test_a_bad_setting_is_one_line(server: Nginx, name: str, value: str) -> None:
-    (line,) = refused(server, **{name: value})
-    assert line.startswith(f"nginx: {name}=")
-    assert ": must be " in line
-    assert line.isprintable()
-    assert not server.run.exists(), "nothing was begun"
-
-
-def test_all_faults_at_once(server: Nginx) -> None:
-    lines = refused(server, KEEP_ALIVE="x", RATE_LIMIT="x", LOG_LEVEL="x", BIND="x", SERVER_NAME="$x")
-    assert len(lines) == 5
 
 
 def extremes() -> Iterator[tuple[str, int]]:
     """The least and the most that the settings allow, of each number that nginx reads."""
     for field, info in Settings.model_fields.items():
         bounds = {type(item).__name__: item for item in info.metadata}
-        if "Le" in bounds and ("nginx" in str(info.json_schema_extra) or field in ("keep_alive", "graceful_timeout")):
+        if "Le" in bounds and read_by_nginx(info):
             yield field.upper(), bounds["Ge"].ge
             yield field.upper(), bounds["Le"].le
 
@@ -144,10 +112,15 @@ def test_nginx_takes_what_the_settings_allow(server: Nginx, name: str, value: in
     assert result.returncode == 0, result.stderr
 
 
-def test_an_address_that_only_nginx_can_judge(server: Nginx) -> None:
+def test_nginx_itself_is_the_last_guard(server: Nginx) -> None:
     lines = refused(server, TRUSTED_PROXIES="10.0.0.999")
     assert '"10.0.0.999"' in lines[0]
     assert lines[-1] == "nginx: the rendered configuration is refused (above)"
+
+
+def test_empty_is_unset(server: Nginx) -> None:
+    server.start(expect=503, CLIENT_KEEP_ALIVE="", CLIENT_MAX_BODY_SIZE="")
+    assert {"keepalive_timeout 15s", "client_max_body_size 10m"} <= directives(server)
 
 
 def gateway() -> str | None:
@@ -174,7 +147,7 @@ def test_a_missing_program_is_named(server: Nginx, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(server: Nginx) -> None:
     server.folder.joinpath("file").touch()
     lines = refused(server, NGINX_RUN_DIR=f"{server.folder}/file/run")
-    assert lines[-1] == f"nginx: NGINX_RUN_DIR={server.folder}/file/run: must be a folder that can be written"
+    assert f"{server.folder}/file" in lines[0]
 
 
 def test_what_this_nginx_knows_is_used(server: Nginx) -> None:
@@ -199,7 +172,7 @@ def test_tcp(server: Nginx) -> None:
 @pytest.mark.skipif(not BUSYBOX, reason="busybox is not installed")
 def test_the_shell_of_alpine_runs_it(server: Nginx, tmp_path: Path) -> None:
     assert BUSYBOX
-    for program in ("sh", "cat", "tr", "awk", "ln", "mv", "rm", "mkdir", "nproc", "dirname", "sleep", "id"):
+    for program in ("sh", "cat", "tr", "awk", "grep", "ln", "mv", "rm", "mkdir", "nproc", "dirname", "sleep", "id"):
         (tmp_path / program).symlink_to(BUSYBOX)
     server.app()
     with server.access_log.open("wb") as out, server.error_log.open("wb") as errors:

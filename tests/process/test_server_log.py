@@ -31,7 +31,8 @@ def lines_as_json(gunicorn: Gunicorn) -> list[dict[str, Any]]:
 
 
 def test_access_log_as_text(start: Start) -> None:
-    gunicorn = start().until_ready()
+    gunicorn = start(HEALTH_PATH="/health").until_ready()
+    assert gunicorn.get("/readyz").status_code == gunicorn.get("/healthz").status_code == 200
     answer = gunicorn.get("/items?q=%0A", headers={"x-forwarded-for": "192.0.2.7"})
     gunicorn.get("/sleep?0.05")
     assert gunicorn.get("/raise").status_code == 500
@@ -43,6 +44,7 @@ def test_access_log_as_text(start: Start) -> None:
     assert float(slow) >= 50
     gunicorn.until_logged(r'- "GET /raise HTTP/1\.1" 500 0B [\d.]+ms$')
     gunicorn.until_logged("^ValueError: on purpose")
+    assert gunicorn.log.count('"GET ') == 3, "probes are not logged"
 
 
 def test_every_line_is_json(start: Start) -> None:

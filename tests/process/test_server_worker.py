@@ -73,16 +73,27 @@ def test_the_graceful_timeout_is_kept(start: Start) -> None:
 
 def test_a_draining_worker_says_so(start: Start) -> None:
     gunicorn = start().until_ready()
-    before = gunicorn.get("/readyz")
-    assert before.status_code == 200
+    assert gunicorn.json("/healthz") == {"status": "ok"}
+    assert gunicorn.json("/readyz") == {"status": "ready"}
     os.kill(gunicorn.workers()[0], signal.SIGTERM)
 
     def draining() -> httpx.Response | None:
         answer = gunicorn.get("/readyz", headers={"connection": "keep-alive"})
         return answer if answer.status_code == 503 else None
 
-    assert until(draining, "it drains").headers["connection"] == "close"
+    answer = until(draining, "it drains")
+    assert (answer.json(), answer.headers["connection"]) == ({"status": "draining"}, "close")
     until(lambda: (answers(gunicorn) or {}).get("draining") is False, "another worker answers")
+
+
+def test_the_application_has_a_say_in_readyz(start: Start, project: Path) -> None:
+    fail = project / "fail"
+    gunicorn = start(HEALTH_PATH="/health", FAIL_FILE=str(fail)).until_ready()
+    assert gunicorn.get("/readyz").status_code == 200
+    fail.touch()
+    answer = gunicorn.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "HEALTH_PATH=/health answers 503"})
+    assert gunicorn.get("/healthz").status_code == gunicorn.get("/").status_code == 200
 
 
 @pytest.mark.parametrize("sig", SIGNALS)
@@ -121,6 +132,7 @@ def test_workers_leave_when_their_arbiter_was_killed(start: Start) -> None:
 def test_a_lifespan_that_fails_later_stops_nothing(start: Start, project: Path) -> None:
     fail = project / "fail"
     gunicorn = start(MAX_WORKERS="2", FAIL_FILE=str(fail)).until_ready(2)
+    assert answers(gunicorn), "a worker has served"
     fail.touch()
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     gunicorn.until_logged("no database", 2)  # it is tried again
@@ -137,6 +149,7 @@ def test_a_hook_that_fails_later_stops_nothing(start: Start, project: Path) -> N
         f"import os\ndef post_worker_init(worker): assert not os.path.exists({str(fail)!r}), 'on purpose'\n"
     )
     gunicorn = start(MAX_WORKERS="2").until_ready(2)
+    assert answers(gunicorn), "a worker has served"
     fail.touch()
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     gunicorn.until_logged("AssertionError: on purpose", 2)

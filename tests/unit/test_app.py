@@ -1,4 +1,4 @@
-"""The application: the two routes and the health routes of the contract."""
+"""The application: the two routes of the contract."""
 
 import asyncio
 from typing import Any
@@ -11,22 +11,16 @@ from hypothesis import strategies as st
 from app.main import app
 
 
-def get(path: str, state: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
-    """Request `path`, with `state` as the worker's lifespan state."""
-
-    async def with_state(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "state": dict(state or {})}, receive, send)
-
+def get(path: str, **options: Any) -> httpx.Response:
     async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(with_state)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             return await client.get(path, **options)
 
     return asyncio.run(request())
 
 
-def answer(path: str, state: dict[str, Any] | None = None) -> tuple[int, Any]:
-    response = get(path, state)
+def answer(path: str) -> tuple[int, Any]:
+    response = get(path)
     assert response.headers["content-type"] == "application/json"
     return response.status_code, response.json()
 
@@ -68,19 +62,8 @@ def test_what_is_not_there(path: str, status: int) -> None:
     assert get(path).status_code == status
 
 
-def test_health() -> None:
-    assert answer("/healthz") == (200, {"status": "ok"})
-    assert answer("/readyz") == (200, {"status": "ready"})
-
-
-def test_draining() -> None:
-    assert answer("/readyz", {"draining": True}) == (503, {"status": "draining"})
-    assert answer("/readyz", {"draining": False}) == (200, {"status": "ready"})
-    assert answer("/healthz", {"draining": True}) == (200, {"status": "ok"})
-
-
 def test_routes_are_coroutines_with_types() -> None:
-    """`async def`: no thread hop a request. Health routes are for probes, not part of the documented interface."""
+    """`async def`: no thread hop a request."""
     documented = set(app.openapi()["paths"])
     assert documented == {"/", "/items/{item_id}"}
     for path in documented:

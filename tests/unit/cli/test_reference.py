@@ -1,13 +1,25 @@
 """The reference of settings, and `make help`."""
 
+import re
 import subprocess
 
 from greenstack.cli import ROOT, reference
 from greenstack.server import check
+from greenstack.server.settings import read_by_nginx
 
 
-def test_the_page_in_the_repository_is_the_present_one() -> None:
+def test_generated_files_are_the_present_ones() -> None:
     assert (ROOT / "docs/settings.md").read_text() == reference.page(), "run `make docs`"
+    assert (ROOT / "nginx/defaults.env").read_text() == reference.nginx_defaults(), "run `make docs`"
+
+
+def test_nginx_has_a_default_for_all_it_reads() -> None:
+    values = dict(re.findall(r"^([A-Z_]+)=(.*)$", reference.nginx_defaults(), re.MULTILINE))
+    assert {name for name, info in check.NAMES.items() if read_by_nginx(info)} < values.keys()
+    # The entrypoint takes one shell word for each.
+    assert not re.search(r"""[\s*?"'$`\\]""", "".join(values.values()))
+    for name in ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX", "READ_TIMEOUT_MARGIN"):
+        assert int(values[name]) > 0
 
 
 def test_every_setting_has_a_row() -> None:

@@ -50,6 +50,36 @@ def test_a_bad_value(name: str, value: str, line: str) -> None:
     assert problems({name: value}) == [line]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEEP_ALIVE", "5s"), ("KEEP_ALIVE", "010"), ("KEEP_ALIVE", "99999999999"), ("GRACEFUL_TIMEOUT", "1.5"),
+        ("GRACEFUL_TIMEOUT", " 12"), ("CONNECTION_LIMIT", "many"), ("RATE_LIMIT_BURST", "x"),
+        ("CLIENT_MAX_BODY_SIZE", "m"), ("CLIENT_MAX_BODY_SIZE", "1;"), ("SERVER_NAME", "a.example;"),
+        ("SERVER_NAME", "a\nb"), ("SERVER_NAME", "~^x"), ("TRUSTED_PROXIES", "proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.1;"), ("TRUSTED_PROXIES", "10.0.0.999"), ("CLIENT_KEEP_ALIVE", "1m"),
+        ("BIND", "unix:/run/app/no-ending"), ("BIND", "unix:/a b/c.sock"), ("BIND", "unix:/run/{hostname}/app.sock"),
+        ("BIND", "unix:/run;}/a.sock"), ("BIND", "unix:/run/{host}.sock"), ("BIND", ":8080"), ("BIND", "a:b"),
+    ],
+)  # fmt: skip
+def test_nginx_is_spared_what_it_cannot_take(name: str, value: str) -> None:
+    (line,) = problems({name: value}, compose=True)
+    assert line.startswith(f"{name}=")
+    assert "; allowed: " in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "bind", ["unix:/a.sock", "unix:/run/app/{hostname}.sock", "unix:/x/a-{hostname}_1.sock", "a:80"]
+)
+def test_sockets_that_nginx_finds(bind: str) -> None:
+    assert problems({"BIND": bind}, compose=True) == []
+
+
+def test_a_socket_without_nginx_may_have_any_name() -> None:
+    assert problems({"BIND": "unix:/a b/{hostname}/c"}) == []
+
+
 def test_defaults_are_good() -> None:
     assert problems({}) == []
     assert problems({}, compose=True) == []

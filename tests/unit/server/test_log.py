@@ -162,12 +162,6 @@ def test_text_of_what_is_no_request() -> None:
     assert text(logging.LogRecord("x", logging.INFO, "file", 1, "plain", (), None)) == "plain"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_probes_are_not_logged(path: str) -> None:
-    with pytest.raises(ValueError, match="not enough values"):  # there is no record
-        logged(path=path, raw_path=path.encode())
-
-
 class Pipe:
     """Remembers each write that reaches it."""
 

@@ -1,6 +1,6 @@
-# shellcheck shell=sh
-# Step 4: follows the folder of sockets, in the background, for as long as nginx lives. A socket is put to use once the
-# app behind it has answered /readyz, and dropped when it has vanished or nobody listens on it any more. Being in use
+# shellcheck shell=sh disable=SC2153,SC2154 # the entrypoint sets the rest
+# Follows the folder of sockets, in the background, for as long as nginx lives. A socket is put to use once the app
+# behind it has answered /readyz, and dropped when it has vanished or nobody listens on it any more. Being in use
 # means that slots, the servers of nginx's upstream block, are links to it. A link changes under running nginx
 # processes, so there is no reload, in which idle clients or WebSockets could be lost. docs/operations.md has more.
 #
@@ -9,7 +9,7 @@
 ask() { # SOCKET FORMER-ANSWER: leaves ready, doubtful, refused or waiting in answers/
     CODE=$(curl -s -o /dev/null -m 1 -w '%{http_code}' --unix-socket "$1" http://app/readyz) && STATUS=0 || STATUS=$?
     case $STATUS:$CODE in
-        0:200 | 0:404) ANSWER=ready ;; # 404: an application without a /readyz serves all the same
+        0:200 | 0:404) ANSWER=ready ;; # 404: a server other than ours serves all the same
         7:*) ANSWER=refused ;;         # left behind by a killed replica
         *) ANSWER=waiting ;;
     esac
@@ -20,7 +20,7 @@ ask() { # SOCKET FORMER-ANSWER: leaves ready, doubtful, refused or waiting in an
     echo "$ANSWER" >"$NGINX_RUN_DIR/answers/${1##*/}"
 }
 
-look() { # sets FOUND to the sockets to use now
+look() { # sets USABLE to the sockets to use now
     LOOKS=$((LOOKS + 1))
     for SOCKET in "$SOCKET_DIR"/*.sock; do
         [ -S "$SOCKET" ] || continue
@@ -37,13 +37,13 @@ look() { # sets FOUND to the sockets to use now
         esac
     done
     wait
-    FOUND=''
+    USABLE=''
     for FILE in "$NGINX_RUN_DIR"/answers/*.sock; do
         SOCKET=$SOCKET_DIR/${FILE##*/}
         [ -e "$FILE" ] || continue
         [ -S "$SOCKET" ] || { rm -f "$FILE" && continue; }
         read -r ANSWER <"$FILE"
-        case $ANSWER in ready | doubtful) FOUND="$FOUND $SOCKET" ;; esac
+        case $ANSWER in ready | doubtful) USABLE="$USABLE $SOCKET" ;; esac
     done
 }
 
@@ -65,17 +65,15 @@ use() { # SOCKET...: shares the slots out among them, in turn
 follow() {
     look
     # shellcheck disable=SC2086 # a list of words, see the characters admitted above
-    [ "$FOUND" = "$IN_USE" ] || { IN_USE=$FOUND && use $FOUND; }
+    [ "$USABLE" = "$IN_USE" ] || { IN_USE=$USABLE && use $USABLE; }
 }
 
-if [ -n "$SLOTS" ]; then
-    LOOKS=-1 IN_USE=unknown
-    set +e # a failed command must not end the watch
-    follow # once before nginx listens, so that restarting it beside a running app answers no 503
-    # $$ is this script's process, which becomes nginx. Without an app somebody is waiting for one.
-    while kill -0 $$ 2>/dev/null; do
-        if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi
-        follow
-    done &
-    set -e
-fi
+LOOKS=-1 IN_USE=unknown
+set +e # a failed command must not end the watch
+follow # once before nginx listens, so that restarting it beside a running app answers no 503
+# $$ is this script's process, which becomes nginx. Without an app somebody is waiting for one.
+while kill -0 $$ 2>/dev/null; do
+    if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi
+    follow
+done &
+set -e

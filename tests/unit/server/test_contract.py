@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from greenstack.server.settings import Settings
-from tests.container.project import ROOT
+from greenstack.cli import ROOT
+from greenstack.server.settings import STACK_BIND, Settings, group, read_by_nginx
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NAMES = sorted(field.upper() for field in Settings.model_fields)
@@ -33,16 +33,29 @@ def defaults() -> dict[str, set[str]]:
     return found
 
 
-def test_every_setting_is_passed_on_to_who_reads_it() -> None:
-    assert passed_on("check").keys() >= {*NAMES, "GUNICORN_CMD_ARGS"}
-    extras: dict[str, Any] = {name.upper(): info.json_schema_extra for name, info in Settings.model_fields.items()}
-    servers = {name for name, extra in extras.items() if extra["group"] in ("server", "application")}
-    assert passed_on("app").keys() >= servers
+def test_each_anchor_names_what_its_reader_reads() -> None:
+    settings = {name.upper(): info for name, info in Settings.model_fields.items()}
+    server = {name for name, info in settings.items() if group(info) in ("server", "application")}
+    edge = {name for name, info in settings.items() if read_by_nginx(info)}
+    assert passed_on("app").keys() == server | {"GUNICORN_CMD_ARGS"}
+    assert passed_on("nginx").keys() == edge
+    assert passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
 
 
-def test_the_server_gets_bare_names() -> None:
+def test_readers_get_bare_names() -> None:
     # So that a default stands in one place, but for what is not the server's own.
     assert {name for name, value in passed_on("app").items() if value} == COMPOSE_SAYS
+    assert {name for name, value in passed_on("nginx").items() if value} == set()
+
+
+def test_nginx_and_compose_agree_on_the_socket() -> None:
+    assert defaults()["BIND"] == {STACK_BIND}
+
+
+def test_nginx_reads_what_it_is_told() -> None:
+    files = ("entrypoint", "derive.sh", "follow.sh", "templates/nginx.conf")
+    text = "".join((ROOT / "nginx" / file).read_text() for file in files)
+    assert passed_on("nginx").keys() <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
 
 
 def test_defaults_that_compose_needs_are_the_settings_own() -> None:
@@ -56,22 +69,6 @@ def test_every_knob_has_one_default() -> None:
     assert {name: values for name, values in defaults().items() if len(values) > 1} == {}
     # A ${NAME} without a default is empty and passes `docker compose config` silently.
     assert set(re.findall(r"\$\{(\w+)", TEXT)) == defaults().keys()
-
-
-def test_nginx_has_the_same_defaults() -> None:
-    script = (ROOT / "nginx/entrypoint.d/10-settings.sh").read_text()
-    written = dict(re.findall(r'"\$\{(\w+):=([^}]*)\}"', script))
-    assert written.keys() >= {"KEEP_ALIVE", "GRACEFUL_TIMEOUT", "LOG_LEVEL", "CLIENT_MAX_BODY_SIZE", "CONNECTION_LIMIT"}
-    shared = {name: value for name, value in written.items() if name in NAMES}
-    expected = {name: Settings.model_fields[name.lower()].default for name in shared}
-    assert shared == {name: "" if value is None else str(value) for name, value in expected.items()}
-
-
-def test_nginx_is_told_what_it_reads() -> None:
-    steps = "".join(file.read_text() for file in sorted((ROOT / "nginx/entrypoint.d").glob("*.sh")))
-    read = {name for name in re.findall(r"\$\{?([A-Z_]+)", steps) if name in NAMES}
-    # Its own count of CPUs has the same name.
-    assert passed_on("nginx").keys() == read - {"CPUS"}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "env").glob("*.env")), ids=lambda file: file.stem)

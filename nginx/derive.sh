@@ -1,40 +1,33 @@
-# shellcheck shell=sh disable=SC2034 # the templates use these
-# Step 2: what follows from the settings, the machine and the nginx binary at hand, so that nobody is asked twice.
+# shellcheck shell=sh disable=SC2034,SC2154 # the template uses these; the entrypoint sets what they are made of
+# What follows from the settings, the machine and the nginx binary at hand, so that nobody is asked twice.
 
-mkdir -p "$NGINX_RUN_DIR/answers" "$NGINX_RUN_DIR/conf.d" "$NGINX_RUN_DIR/slots"
-NGINX_TEMP_DIR=${NGINX_TEMP_DIR:-$NGINX_RUN_DIR/temp}/$(id -u) # in a volume there may be the folder of an earlier user
-mkdir -p "$NGINX_TEMP_DIR"
-# Left by an earlier run: nginx cannot bind over a socket file.
-rm -f "$NGINX_RUN_DIR"/*.sock "$NGINX_RUN_DIR"/answers/* "$NGINX_RUN_DIR"/conf.d/*
-
-# --- Timers. Each inequality is proved in docs/operations.md.
+# --- Timers. Each inequality is proved in docs/operations.md; the figures come from greenstack/server/settings.py.
 # ms. nginx must drop an idle connection before the app does (KEEP_ALIVE), or it may send a POST into a closing one.
-UPSTREAM_KEEPALIVE=$((KEEP_ALIVE * 600))
-[ "$UPSTREAM_KEEPALIVE" -le 3000 ] || UPSTREAM_KEEPALIVE=3000
-# KEEP_ALIVE=0: the app closes after each answer, so nothing may be kept. One request a connection says that in
-# every version of nginx (`keepalive 0` does not).
-# 1000 otherwise: a connection stays with the process that accepted it, so connections have to end for the load to even
-# out (without, 8 clients gave one of two processes 88 % of it; with, 59 %; cost: under 1 %).
+UPSTREAM_KEEP_ALIVE=$((KEEP_ALIVE * UPSTREAM_KEEP_ALIVE_SHARE))
+[ "$UPSTREAM_KEEP_ALIVE" -le "$UPSTREAM_KEEP_ALIVE_MAX" ] || UPSTREAM_KEEP_ALIVE=$UPSTREAM_KEEP_ALIVE_MAX
+# A connection stays with the process that accepted it, so connections have to end for the load to even out (without
+# this, 8 clients gave one of two processes 88 % of it; with it, 59 %; cost: under 1 %).
 UPSTREAM_REQUESTS=1000
-[ "$KEEP_ALIVE" != 0 ] || { UPSTREAM_REQUESTS=1 UPSTREAM_KEEPALIVE=1; }
-# s. Not longer than a stopping worker waits for a running request: GRACEFUL_TIMEOUT less its drain (at most 4 s),
-# less 1 s to exit, less 1 s of margin.
-READ_TIMEOUT=$((GRACEFUL_TIMEOUT - 6))
+# KEEP_ALIVE=0: the app closes after each answer, so nothing may be kept. One request a connection says that in every
+# version of nginx (`keepalive 0` does not).
+[ "$KEEP_ALIVE" != 0 ] || { UPSTREAM_REQUESTS=1 UPSTREAM_KEEP_ALIVE=1; }
+# s. Not longer than a stopping worker waits for a running request.
+READ_TIMEOUT=$((GRACEFUL_TIMEOUT - READ_TIMEOUT_MARGIN))
 [ "$READ_TIMEOUT" -ge 1 ] || READ_TIMEOUT=1
 
 # --- Capacity.
 # CPUs we may use: affinity, and the container's quota (cgroup v2, then v1), which `worker_processes auto` ignores.
 # Half of them get a worker, because proxying a request costs a third of what the app does for it, or less.
-CPUS=$(nproc)
+USABLE_CPUS=$(nproc)
 if read -r QUOTA PERIOD 2>/dev/null </sys/fs/cgroup/cpu.max; then :
 elif read -r QUOTA 2>/dev/null </sys/fs/cgroup/cpu/cpu.cfs_quota_us; then
     read -r PERIOD </sys/fs/cgroup/cpu/cpu.cfs_period_us
 fi
 case ${QUOTA:-max} in
     max | -*) ;;
-    *) QUOTA=$(((QUOTA + PERIOD - 1) / PERIOD)); [ "$QUOTA" -ge "$CPUS" ] || CPUS=$QUOTA ;;
+    *) QUOTA=$(((QUOTA + PERIOD - 1) / PERIOD)); [ "$QUOTA" -ge "$USABLE_CPUS" ] || USABLE_CPUS=$QUOTA ;;
 esac
-NGINX_WORKERS=$(((CPUS + 1) / 2))
+NGINX_WORKERS=$(((USABLE_CPUS + 1) / 2))
 [ "$NGINX_WORKERS" -le 16 ] || NGINX_WORKERS=16 # far more than the app behind it needs, and pids_limit has room for them
 # Of access log lines, for each worker: half of what a pipe holds. When that is full it takes no more than 4k (PIPE_BUF)
 # from several writers without mixing them.
@@ -46,32 +39,38 @@ case $NOFILE in unlimited | ??????*) NOFILE=16384 ;; esac
 [ "$NOFILE" -le 16384 ] || NOFILE=16384
 CONNECTIONS=$((NOFILE / 2))
 
-# --- Names and levels.
+# --- Who asks, and for what.
 SERVER_NAMES=${SERVER_NAME:-_} # _: the name of nobody, so that the server is the default one
 gateway() { # of the default route; the kernel's 010011AC is 172.17.0.1
     HEX=$(awk '$2 $8 == "0000000000000000" && $3 != "00000000" { print $3; exit }' /proc/net/route)
     [ -z "$HEX" ] || echo $((0x$HEX & 255)).$((0x$HEX >> 8 & 255)).$((0x$HEX >> 16 & 255)).$((0x$HEX >> 24))
 }
 REAL_IP_FROM='' PROXIES=''
-for PROXY in $TRUSTED; do
+for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
     if [ "$PROXY" = host ]; then
         # Docker lets its own machine's clients appear as the gateway of the container's network.
         PROXY=${HOST_ADDRESSES:-$(gateway)}
-        [ -n "$PROXY" ] || { fault TRUSTED_PROXIES "addresses: host is the default gateway, and there is none"; exit 2; }
+        [ -n "$PROXY" ] || { say "TRUSTED_PROXIES=$TRUSTED_PROXIES: no default gateway here to stand for host; allowed: addresses"; exit 2; }
     fi
     for ADDRESS in $PROXY; do
         REAL_IP_FROM="$REAL_IP_FROM set_real_ip_from $ADDRESS;" PROXIES="$PROXIES $ADDRESS 1;"
     done
 done
-[ -n "$RATE_LIMIT_BURST" ] || RATE_LIMIT_BURST=$((RATE_LIMIT * 2))
-BURST="burst=$RATE_LIMIT_BURST nodelay"
+
+# --- What can be switched off: its lines in the template become comments.
+IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT=''
+[ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'
+[ "$RATE_LIMIT" != 0 ] || IF_RATE_LIMIT='#'
+[ "$CONNECTION_LIMIT" != 0 ] || IF_CONNECTION_LIMIT='#'
+BURST="burst=${RATE_LIMIT_BURST:-$((RATE_LIMIT * 2))} nodelay"
 [ "$RATE_LIMIT_BURST" != 0 ] || BURST='' # nginx refuses burst=0
+
 case $LOG_LEVEL in # nginx's debug needs its own build, and its info tells of every client that hangs up
     debug) ERROR_LOG_LEVEL=info ;;
     info) ERROR_LOG_LEVEL=notice ;;
     warning) ERROR_LOG_LEVEL=warn ;;
-    error) ERROR_LOG_LEVEL=error ;;
     critical) ERROR_LOG_LEVEL=crit ;;
+    *) ERROR_LOG_LEVEL=$LOG_LEVEL ;;
 esac
 
 # --- What this binary knows; Debian 12's 1.22 lacks some. Asking it is surer than comparing versions.
@@ -90,7 +89,7 @@ done
 case $BIND in
     unix:*)
         SOCKET_DIR=${BIND#unix:} SOCKET_DIR=${SOCKET_DIR%/*}
-        # Slots: links that 40-watch.sh points at the app's sockets, so that every nginx process, old or new, always
+        # Slots: links that follow.sh points at the app's sockets, so that every nginx process, old or new, always
         # connects to a live one and nothing is ever reloaded. 12 gives 1, 2, 3, 4 or 6 replicas equal shares. Slot n is
         # line n of the file in-use, counted round.
         SLOTS='1 2 3 4 5 6 7 8 9 10 11 12'
@@ -104,7 +103,7 @@ case $BIND in
         # Follow the name's address where this nginx can (1.27.3); otherwise it is looked up once, at start.
         # 2 s, as Docker's own answer is valid for 600 s.
         RESOLVER=$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2 }' /etc/resolv.conf | tr '\n' ' ')
-        FOLLOW="resolver ${RESOLVER:-127.0.0.1} valid=2s; server $APP_HOST:${BIND##*:} max_fails=0 max_conns=$CONCURRENCY_LIMIT resolve;"
+        FOLLOW="resolver ${RESOLVER:-127.0.0.1} valid=2s; ${APP_SERVERS%;} resolve;"
         ! knows "upstream app { zone app 128k; $FOLLOW }" || APP_SERVERS=$FOLLOW
         ;;
 esac

@@ -40,8 +40,11 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale $(N)
 
 ##@ Work on it
-.PHONY: test lint docs lock engine clean
-test: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests this machine can run
+.PHONY: test test-all lint docs lock engine clean
+test: .venv/.test .venv/.loadtest .venv/.cli ## Run the tests for before a commit, about 5 minutes
+	@.venv/bin/pytest -m "not slow" $(ARGS)
+
+test-all: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests that this machine can run
 	@.venv/bin/pytest $(ARGS)
 
 lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.cli ## Run all linters
@@ -72,7 +75,7 @@ bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick in
 	@.venv/bin/python -m benchmarks
 
 chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and count the failed requests: the figures of docs/operations.md
-	@.venv/bin/pytest tests/chaos --full $(ARGS)
+	@.venv/bin/pytest tests/chaos --full -n 0 $(ARGS)
 
 image-report: .venv/.cli ## What the images consist of
 	@$(GREENSTACK) image-report

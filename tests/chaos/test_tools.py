@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.chaos.fault_proxy import Fault, FaultProxy
-from tests.chaos.load import Load, LostError, Request, Result, ask, post_problems, until
+from tests.chaos.load import Load, Result, post_problems
+from tests.support.http import LostError, Request, ask
+from tests.support.wait import until
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[bool]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -180,4 +182,4 @@ def test_the_fault_proxy_spoils_what_it_is_told_to(fault: Fault, tmp_path: objec
 
 def test_until_says_what_did_not_happen() -> None:
     with pytest.raises(AssertionError, match="the moon turned green"):
-        until(lambda: False, timeout=0.1, what="the moon turned green")
+        until(lambda: False, "the moon turned green", deadline=0.1)

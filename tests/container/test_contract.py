@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from greenstack.server.settings import Settings
-from tests.container.project import ROOT
+from tests.support.compose import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NAMES = sorted(field.upper() for field in Settings.model_fields)

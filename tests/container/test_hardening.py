@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.container.conftest import Start
-from tests.container.project import Stack, docker
+from tests.conftest import Start
+from tests.support.compose import Stack, docker
 
+pytestmark = pytest.mark.xdist_group("default")
 SERVICES = ("check", "app", "nginx")
 
 

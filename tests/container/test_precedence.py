@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greenstack.cli import environment
-from tests.container.project import ROOT, bare_environment, run
+from tests.support.compose import ROOT, bare_environment, run
 
 PROFILE = """\
 # a comment

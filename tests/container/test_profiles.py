@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from greenstack.cli import base_images
-from tests.container.conftest import Start
-from tests.container.project import ROOT, Stack, bare_environment, docker, run, until
+from tests.conftest import Start
+from tests.support.compose import ROOT, Stack, bare_environment, docker, run
+from tests.support.wait import until
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("app", "docker", "nginx", "requirements", "env"):
+    for name in ("app", "docker", "greenstack", "nginx", "requirements", "env"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.local.env"))
     for name in ("compose.yaml", "compose.dev.yaml", ".dockerignore"):
         shutil.copy(ROOT / name, tmp_path)
@@ -51,8 +52,8 @@ def test_every_profile_has_a_test() -> None:
 def test_prod(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/prod.env",))
     serves(stack)
-    found = effective(stack)
-    assert (found["preload_app"], found["log_format"], found["accesslog"]) == (True, "json", None)
+    settings = effective(stack)
+    assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)
     until(lambda: any('"/items/42?q=foo"' in line for line in stack.log("nginx")), "nginx logs the requests")
     lines = [json.loads(line) for line in stack.log("app")]
     assert not [line for line in lines if "path" in line], "one access log is enough"
@@ -63,8 +64,9 @@ def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))
     serves(stack)
     assert stack.container("app")["HostConfig"]["NanoCpus"] == 0, "`make loadtest` finds out how many there can be"
-    found = effective(stack)
-    assert (found["preload_app"], found["log_format"], found["accesslog"]) == (True, "json", None), "as in production"
+    settings = effective(stack)
+    # As in production.
+    assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)
     done = docker("exec", stack.container("nginx")["Id"], "ls", "/tmp/nginx/conf.d")
     assert done.stdout == "", "no limits"
 

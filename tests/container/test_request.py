@@ -4,16 +4,18 @@ import socket
 
 import pytest
 
-from tests.container.conftest import QUICK, Start
-from tests.container.project import Stack, until
+from tests.conftest import Start
+from tests.container.conftest import QUICK
+from tests.support.compose import Stack
+from tests.support.wait import until
 
 # nginx is not on this machine's loopback but behind Docker's bridge, which is thus who all clients are.
-UNIX = {**QUICK, "MAX_WORKERS": "1", "PROBE_USER": "12345:12345"}
+SOCKETS = {**QUICK, "MAX_WORKERS": "1", "PROBE_USER": "12345:12345"}
 # Over TCP nginx is a peer with an address, which has to be trusted by the app.
 TCP = {**QUICK, "MAX_WORKERS": "1", "BIND": "0.0.0.0:8080", "FORWARDED_ALLOW_IPS": "*"}
 
 
-@pytest.fixture(scope="module", params=[UNIX, TCP], ids=["unix", "tcp"])
+@pytest.fixture(scope="module", params=[SOCKETS, TCP], ids=["sockets", "tcp"])
 def stack(request: pytest.FixtureRequest, start_shared: Start) -> Stack:
     return start_shared(request.param, "--scale", "app=3", probe=True)
 
@@ -29,11 +31,11 @@ def test_every_replica_serves(stack: Stack) -> None:
     until(lambda: {stack.seen()["host"] for _ in range(36)} == names, "all three replicas answer")
 
 
-def test_it_runs_as_the_user_that_was_asked_for(stack: Stack) -> None:
+def test_the_app_runs_as_any_user(stack: Stack) -> None:
     assert stack.seen()["uid"] == int(stack.environ.get("PROBE_USER", "10001").partition(":")[0])
 
 
-def test_client_address(stack: Stack) -> None:
+def test_the_app_sees_the_clients_address(stack: Stack) -> None:
     assert stack.seen()["client"] == gateway(stack)
 
 
@@ -46,7 +48,7 @@ def test_clients_claims_do_not_reach_the_app(stack: Stack) -> None:
     seen = stack.seen(headers=lies)
     assert seen["client"] == gateway(stack)
     assert seen["scheme"] == "http"
-    told = seen["headers"]
+    told = dict(seen["headers"])
     assert told["x-forwarded-for"] == gateway(stack)
     assert told["x-forwarded-proto"] == "http"
     assert told["x-forwarded-host"] == told["host"] == f"127.0.0.1:{stack.port}"
@@ -54,16 +56,16 @@ def test_clients_claims_do_not_reach_the_app(stack: Stack) -> None:
     assert told["x-request-id"] != "mine"
 
 
-def test_request_id_is_passed_on_and_returned(stack: Stack) -> None:
+def test_a_request_id_is_passed_on_and_returned(stack: Stack) -> None:
     answers = [stack.get() for _ in range(2)]
-    ids = [answer.json()["headers"]["x-request-id"] for answer in answers]
+    ids = [dict(answer.json()["headers"])["x-request-id"] for answer in answers]
     assert len(set(ids)) == 2
     # The probe sends one of its own: nginx's is the one that counts, and there is one.
     assert [answer.headers.get_list("x-request-id") for answer in answers] == [[request_id] for request_id in ids]
 
 
 def test_connections_to_the_app_are_kept(stack: Stack) -> None:
-    told = stack.seen()["headers"]
+    told = dict(stack.seen()["headers"])
     assert "close" not in told.get("connection", "")
 
 
@@ -78,7 +80,7 @@ def test_health_stays_inside_however_it_is_written(stack: Stack, path: str) -> N
         assert connection.recv(64).split(b" ")[1] == b"404"
 
 
-def test_nobody_comes_past_nginx(stack: Stack) -> None:
+def test_nobody_reaches_the_app_past_nginx(stack: Stack) -> None:
     for container in stack.containers("app"):
         assert not any(container["NetworkSettings"]["Ports"].values())
         assert [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"] == ["/run/app"]

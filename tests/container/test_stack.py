@@ -7,8 +7,10 @@ import uuid
 import httpx
 import pytest
 
-from tests.container.project import Stack, docker, until
+from tests.support.compose import Stack, docker
+from tests.support.wait import until
 
+pytestmark = pytest.mark.xdist_group("default")
 SERVICES = ("check", "app", "nginx")
 
 

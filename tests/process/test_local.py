@@ -204,13 +204,13 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_starts(repository: Reposit
 
 def test_another_port_that_is_taken_leaves_the_stack_running(repository: Repository) -> None:
     repository.ok("up")
-    before = repository.processes()
+    before = repository.ok("ps")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, (line,) = repository.refused("up", HTTP_PORT=str(port))
     assert status == 2
     assert line.startswith(f"HTTP_PORT={port}: cannot listen there: Address already in use")
-    assert repository.processes() == before
+    assert repository.ok("ps") == before
 
 
 def test_settings_that_are_wrong_start_nothing(repository: Repository) -> None:

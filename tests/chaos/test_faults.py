@@ -120,7 +120,7 @@ def test_a_worker_that_blocks_is_replaced(running: Running, pick: Pick, verdict:
         verdict("event loop blocked, worker replaced", stack, load.result, "GET 0, POST in flight there", in_flight)
 
 
-def test_a_request_that_kills_its_worker_is_given_up(running: Running) -> None:
+def test_a_request_that_kills_workers_is_stopped(running: Running) -> None:
     """nginx tries a GET again, which is right after a crash by chance and wrong if the GET is the reason."""
     with running(MAX_WORKERS="4") as stack:
         assert stack.status("/crash", timeout=30) == 502

@@ -69,7 +69,7 @@ def run(answer: Answer, requests: int = 200, rate: float = 1000, timeout: float 
     return load.result
 
 
-def test_a_server_that_closes_idle_connections_is_not_blamed() -> None:
+def test_a_closed_idle_connection_is_no_loss() -> None:
     async def answer(_: int, writer: asyncio.StreamWriter) -> bool:
         writer.write(OK)
         return False
@@ -129,7 +129,7 @@ def test_reset_refused_and_timeout_are_losses() -> None:
         ask(address, "/")
 
 
-def test_the_rate_is_kept_and_latency_counts_from_the_due_time() -> None:
+def test_latency_counts_from_the_due_time() -> None:
     async def answer(number: int, writer: asyncio.StreamWriter) -> bool:
         if number == 20:
             time.sleep(0.3)  # everybody waits, as in a frozen server
@@ -152,7 +152,7 @@ def test_posts_that_ran_twice_or_never_are_found() -> None:
 
 
 @pytest.mark.parametrize("fault", ["none", "delay", "reset", "truncate", "hang"])
-def test_the_fault_proxy_spoils_what_it_is_told_to(fault: Fault, tmp_path: object) -> None:
+def test_the_fault_proxy_spoils_as_told(fault: Fault, tmp_path: object) -> None:
     executed = []
 
     async def answer(number: int, writer: asyncio.StreamWriter) -> bool:

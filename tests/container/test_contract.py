@@ -33,7 +33,7 @@ def defaults() -> dict[str, set[str]]:
     return found
 
 
-def test_every_setting_is_passed_on_to_who_reads_it() -> None:
+def test_each_setting_reaches_who_reads_it() -> None:
     assert passed_on("check").keys() >= {*NAMES, "GUNICORN_CMD_ARGS"}
     extras: dict[str, Any] = {name.upper(): info.json_schema_extra for name, info in Settings.model_fields.items()}
     servers = {name for name, extra in extras.items() if extra["group"] in ("server", "application")}

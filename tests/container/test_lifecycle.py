@@ -1,8 +1,7 @@
-"""Stops, starts, crashes and replacements, with nginx reaching the app either way."""
+"""Replicas that are killed, replaced and started again; more of it under load in tests/chaos/test_containers.py."""
 
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import Start
@@ -37,17 +36,6 @@ def until_all_answer(stack: Stack) -> None:
     until(lambda: who() == names, f"{names} answer, and nobody else")
 
 
-def test_a_stopped_stack_starts_and_serves_again(stack: Stack) -> None:
-    until_all_answer(stack)
-    stack.compose("stop")
-    states = [container["State"] for name in ("app", "nginx") for container in stack.containers(name)]
-    assert [state["ExitCode"] for state in states] == [0, 0, 0, 0], "nobody had to be killed"
-    with pytest.raises(httpx.TransportError):
-        stack.get()
-    stack.up("--no-recreate", "--scale", "app=3")
-    until_all_answer(stack)
-
-
 def test_a_killed_replica_harms_nobody(stack: Stack) -> None:
     # Over TCP it can: while a connect waits in vain nginx learns of the new addresses, and gives up (nginx #1656).
     until_all_answer(stack)
@@ -68,13 +56,6 @@ def test_a_dead_socket_is_taken_over(stack: Stack) -> None:
     docker("stop", victim["Id"])
     assert f"{hostname(victim)}.sock" not in stack.python(LIST_SOCKETS), "who stops in order takes it away"
     docker("start", victim["Id"])
-
-
-def test_a_container_replaced_by_hand_is_followed(stack: Stack) -> None:
-    old = stack.containers("app")[0]
-    docker("rm", "--force", old["Id"])
-    stack.up("--no-recreate", "--no-deps", "--scale", "app=3", "app")
-    until_all_answer(stack)
 
 
 def test_replicas_over_tcp_are_followed(start: Start) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -50,11 +51,15 @@ def test_sigterms_to_workers_lose_no_request(stack: Stack, pick: Pick, verdict: 
 def test_nginx_reloads_lose_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
     times, requests = pick((2, 600), (10, 20_000))
     before = len(stack.executed())
+
+    def replaced(old: set[int]) -> bool:
+        return not old & set(stack.nginx.workers())
+
     with Load(stack.address) as load:
         for _ in range(times):
             old = set(stack.nginx.workers())
             stack.nginx.signal(signal.SIGHUP)
-            until(lambda old=old: not old & set(stack.nginx.workers()), "the new nginx workers are alone")
+            until(partial(replaced, old), "the new nginx workers are alone")
         load.wait_for(requests)
     executed = set(stack.executed()[before:])
 

@@ -118,6 +118,7 @@ def test_app_image_holds_the_code_alone(files: list[tarfile.TarInfo]) -> None:
     assert inside == {"app", "docker", "greenstack"}, "no tests, no environment files, no secrets"
 
 
+@pytest.mark.slow
 def test_app_image_is_small(app_image: str) -> None:
     assert inspect(app_image)["Size"] <= 75e6
     assert compressed_size(app_image) <= 27e6
@@ -136,6 +137,7 @@ def test_all_code_is_compiled(files: list[tarfile.TarInfo]) -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_ca_secret_is_in_no_layer(bases: dict[str, str], app_image: str, tmp_path: Path) -> None:
     marker = f"# marker {secrets.token_hex(16)}\n"
     trusted = ssl.get_default_verify_paths().cafile

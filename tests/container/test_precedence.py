@@ -31,7 +31,7 @@ FILES = ("env/test.env", "env/test.local.env")
 SHELL = {"BACKLOG": "33", "STOP_GRACE_PERIOD": "333s"}
 COMPOSE_SAYS = ("BIND", "FORWARDED_ALLOW_IPS")  # what fits a server behind nginx in Compose, and nowhere else
 # The files and the shell's variables, and what comes of them. None: it stays unset, and the server's own default holds.
-LAYERS = {
+LAYERS: dict[str, tuple[int, dict[str, str], dict[str, str | None], str, str]] = {
     "default": (0, {}, {"TIMEOUT": None, "KEEP_ALIVE": None, "ACCESS_LOG": None}, "4m10s", "8080"),
     "profile": (1, {}, {
         "TIMEOUT": "11", "BACKLOG": "11", "KEEP_ALIVE": "11", "LOG_LEVEL": "warning", "GRACEFUL_TIMEOUT": "11",

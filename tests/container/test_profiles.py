@@ -60,6 +60,7 @@ def test_prod(start: Start, project: Path) -> None:
     assert len(lines) > 3
 
 
+@pytest.mark.slow
 def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))
     serves(stack)
@@ -71,6 +72,7 @@ def test_loadtest(start: Start, project: Path) -> None:
     assert done.stdout == "", "no limits"
 
 
+@pytest.mark.slow
 def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
     stack = start(images=built_here, root=project, env_files=("env/dev.env",), up=False)
     stack.compose("build")
@@ -87,6 +89,7 @@ def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
     assert stack.container("app")["State"]["Health"]["Status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_offline(start: Start, project: Path, built_here: dict[str, str]) -> None:
     for base in base_images.BASES:
         if docker("image", "inspect", base.stand_in, check=False).returncode:

@@ -8,7 +8,7 @@ T = TypeVar("T")
 DEADLINE = 60.0  # s; generous, because tests share the machine
 
 
-def until(condition: Callable[[], T], what: str, deadline: float = DEADLINE, every: float = 0.05) -> T:
+def until(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE, every: float = 0.05) -> T:
     """Poll `condition` every `every` seconds and return its first true value.
 
     Raises AssertionError, which names `what`, after `deadline` seconds.

@@ -51,7 +51,7 @@ bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick in
 	@.venv/bin/python -m benchmarks
 
 chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and count the failed requests: the figures of docs/operations.md
-	@.venv/bin/pytest tests/chaos --full $(ARGS)
+	@.venv/bin/pytest tests/chaos --full -n 0 $(ARGS)
 
 ##@ Work on it
 .PHONY: test test-all lint docs lock engine clean

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -11,37 +12,31 @@ from rich.console import Console
 from tests.chaos import stack as local
 from tests.chaos.load import Failure, Result, post_problems
 from tests.chaos.report import Figure, as_markdown, as_table, latencies
+from tests.support.probed import Probed
 
-FIGURES = pytest.StashKey[list[Figure]]()
 FULL_TIMEOUT = 1800  # s; of one case in full length
 T = TypeVar("T")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="tests/chaos: reach the full figures, about half an hour")
-    parser.addoption("--markdown", metavar="FILE", help="tests/chaos: write the table of figures there as well")
-
-
-def is_full(config: pytest.Config) -> bool:
-    # Where all of tests/ is run, this file is read too late to add options.
-    return bool(config.getoption("--full", default=False))
+AddFigure = Callable[..., None]
+Verdict = Callable[..., None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if is_full(config) and Path(__file__).parent in item.path.parents:
+        if config.getoption("--full") and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    figures = config.stash.get(FIGURES, [])
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
+    properties = [each for report in reports if report.when == "call" for each in report.user_properties]
+    figures = [Figure(*value) for name, value in properties if name == "figure"]
     if not figures:
         return
     console = Console(width=150)
     with console.capture() as capture:
         console.print(as_table(figures))
     terminalreporter.write("\n" + capture.get())
-    if file := config.getoption("--markdown", default=None):
+    if file := config.getoption("--markdown"):
         Path(file).write_text(as_markdown(figures))
 
 
@@ -53,7 +48,19 @@ class Pick(Protocol):
 
 @pytest.fixture(scope="session")
 def pick(pytestconfig: pytest.Config) -> Pick:
-    return lambda short, full: full if is_full(pytestconfig) else short
+    return lambda short, full: full if pytestconfig.getoption("--full") else short
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> AddFigure:
+    """Add a row to the table of figures and assert that the figure is reached; `details` say why it was not."""
+
+    def add(row: Figure, *details: object) -> None:
+        # As a property of the test: it comes through to the process that prints the table.
+        record_property("figure", astuple(row))
+        assert row.reached, "\n".join(map(str, (row, *details)))
+
+    return add
 
 
 Running = Callable[..., AbstractContextManager[local.Stack]]
@@ -62,8 +69,6 @@ Running = Callable[..., AbstractContextManager[local.Stack]]
 @pytest.fixture
 def running(request: pytest.FixtureRequest) -> Running:
     """Start nginx and an instance of the app under the settings given by name; a failed test shows their logs."""
-    if not local.NGINX:
-        pytest.skip("nginx is not installed")
 
     @contextmanager
     def start(**settings: str) -> Iterator[local.Stack]:
@@ -78,29 +83,16 @@ def running(request: pytest.FixtureRequest) -> Running:
     return start
 
 
-class Verdict(Protocol):
-    """Adds a row to the table of figures and asserts what it says, client side and app side.
+@pytest.fixture
+def verdict(figure: AddFigure) -> Verdict:
+    """Add a row to the table of figures and assert what it says, client side and app side.
 
     `allowed` says in words which failures are no loss, `forgiven` which these are.
     """
 
-    def __call__(
-        self,
-        case: str,
-        stack: Any,
-        result: Result,
-        allowed: str = "0",
-        forgiven: Callable[[Failure], bool] = lambda _: False,
-    ) -> None: ...
-
-
-@pytest.fixture
-def verdict(pytestconfig: pytest.Config) -> Verdict:
-    figures = pytestconfig.stash.setdefault(FIGURES, [])
-
     def judge(
         case: str,
-        stack: Any,
+        stack: Probed,
         result: Result,
         allowed: str = "0",
         forgiven: Callable[[Failure], bool] = lambda _: False,
@@ -108,9 +100,8 @@ def verdict(pytestconfig: pytest.Config) -> Verdict:
         lost = [failure for failure in result.failures if not forgiven(failure)]
         problems = list(post_problems(result, stack.executed()))
         failed = f"{result.failed('GET')} GET, {result.failed('POST')} POST" if result.failures else "0"
+        reached = not lost and not problems
         load = f"{result.total:,} requests, half POST"
-        figures.append(Figure(case, load, failed, allowed, latencies(result), not lost and not problems))
-        assert not lost, f"{len(lost)} requests were lost: {result}"
-        assert not problems, "\n".join(problems)
+        figure(Figure(case, load, failed, allowed, latencies(result), reached), result, *problems)
 
     return judge

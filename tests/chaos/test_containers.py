@@ -1,20 +1,18 @@
 """The same promises where they count: containers that are deployed, scaled, recreated, killed and stopped."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import pytest
 
-from tests.chaos import containers
-from tests.chaos.conftest import FIGURES, Pick, Verdict
-from tests.chaos.containers import Containers
-from tests.chaos.load import Load, Request, ask, until
+from tests.chaos.conftest import AddFigure, Pick, Verdict
+from tests.chaos.load import Load
 from tests.chaos.report import Figure, latencies
-from tests.container.conftest import bases, built, engine  # noqa: F401 - fixtures
-from tests.container.project import docker
+from tests.conftest import Start
+from tests.support.compose import Stack, docker
+from tests.support.http import Request, ask
+from tests.support.wait import until
 
 # Prints the most memory that the container has had in use, in bytes, and how often the kernel killed for it.
 MEMORY_PEAK = """
@@ -25,231 +23,207 @@ folder, peak, events = (v1, "memory.max_usage_in_bytes", "memory.oom_control") i
 counts = dict(line.split() for line in (folder / events).read_text().splitlines())
 print([int((folder / peak).read_text()), int(counts.get("oom_kill", 0))])
 """
-Running = Callable[..., AbstractContextManager[Containers]]
+USUAL = {"MAX_WORKERS": "2", "ACCESS_LOG": "", "KEEP_ALIVE": "1"}
+
+
+@pytest.fixture(scope="module")
+def shared(start_shared: Start, pick: Pick) -> Stack:
+    """One stack for the tests that leave it as they found it: one replica, two workers, of any version."""
+    return start_shared({**USUAL, "KEEP_ALIVE": pick("1", "5"), "PRELOAD_APP": "false"}, probe=True)
 
 
 @pytest.fixture
-def running(request: pytest.FixtureRequest, built: dict[str, str]) -> Running:  # noqa: F811 - a fixture
-    """Start the stack under the settings given by name; a failed test shows its logs."""
-
-    @contextmanager
-    def start(**settings: str) -> Iterator[Containers]:
-        with containers.running(built, **settings) as stack:
-            try:
-                yield stack
-            except BaseException:
-                request.node.add_report_section("call", "containers", stack.project.logs("app", "nginx"))
-                raise
-
-    return start
+def stack(shared: Stack) -> Iterator[Stack]:
+    """The same, repaired after the test."""
+    yield shared
+    for name in ("broken", "failing"):
+        (shared.folder / name).unlink(missing_ok=True)
 
 
-def test_deploy(running: Running, pick: Pick, verdict: Verdict) -> None:
-    times, requests = pick((1, 1_000), (10, 20_000))
-    with running(KEEP_ALIVE=pick("1", "5")) as stack:
-        with Load(stack.address) as load:
-            for number in range(times):
-                stack.command("deploy", PROBE_VERSION=f"v{number}")
-                assert stack.journal("startup")[-1]["version"] == f"v{number}"
-            load.wait_for(requests)
-        verdict(f"{times} deploys", stack, load.result)
+def test_a_deploy_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
+    times, requests = pick((1, 600), (10, 20_000))
+    with Load(stack.address) as load:
+        for number in range(times):
+            stack.command("deploy", PROBE_VERSION=f"v{number}")
+            assert stack.journal("startup")[-1]["version"] == f"v{number}"
+        load.wait_for(requests)
+    verdict(f"{times} deploys", stack, load.result)
 
 
-def test_scale(running: Running, pick: Pick, verdict: Verdict) -> None:
-    times, requests = pick((1, 1_000), (5, 20_000))
-    with running(KEEP_ALIVE=pick("1", "5"), MAX_WORKERS="1") as stack:
-        with Load(stack.address) as load:
-            for _ in range(times):
-                for number in (3, 1):
-                    stack.command("scale", str(number))
-                    assert len(stack.ids("app")) == number
-            load.wait_for(requests)
-        verdict(f"scaling 1→3→1, {times} times", stack, load.result)
+@pytest.mark.slow
+def test_scaling_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
+    times, requests = pick((1, 600), (5, 20_000))
+    with Load(stack.address) as load:
+        for _ in range(times):
+            for number in (3, 1):
+                stack.command("scale", str(number))
+                assert len(stack.ids("app")) == number
+        load.wait_for(requests)
+    verdict(f"scaling 1→3→1, {times} times", stack, load.result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [{"PROBE_FAIL": "1"}, {"APP_MODULE": "nothing:app"}], ids=["startup", "import"])
-def test_a_broken_version_is_not_deployed(running: Running, verdict: Verdict, broken: dict[str, str]) -> None:
-    with running(KEEP_ALIVE="1") as stack:
-        before = stack.ids("app")
-        with Load(stack.address) as load:
-            said = stack.command("deploy", check=False, **broken)
-        assert stack.ids("app") == before
-        assert "goes on" in said
-        assert "Traceback" not in said
-        verdict(f"deploy of a broken version ({', '.join(broken)})", stack, load.result)
+def test_a_broken_version_is_not_deployed(stack: Stack, verdict: Verdict, broken: dict[str, str]) -> None:
+    before = stack.ids("app")
+    with Load(stack.address) as load:
+        output = stack.command("deploy", check=False, **broken)
+    assert stack.ids("app") == before
+    assert "goes on" in output
+    assert "Traceback" not in output
+    verdict(f"deploy of a broken version ({', '.join(broken)})", stack, load.result)
 
 
-def test_reload_command(running: Running, pick: Pick, verdict: Verdict) -> None:
-    with running(KEEP_ALIVE=pick("1", "5")) as stack:
-        with Load(stack.address) as load:
-            for _ in range(pick(1, 10)):
-                stack.command("reload")
-            load.wait_for(pick(1_000, 20_000))
-        verdict(f"{pick(1, 10)} × make reload", stack, load.result)
+@pytest.mark.slow
+def test_a_reload_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
+    with Load(stack.address) as load:
+        for _ in range(pick(1, 10)):
+            stack.command("reload")
+        load.wait_for(pick(600, 20_000))
+    verdict(f"{pick(1, 10)} × make reload", stack, load.result)
 
 
-def test_a_broken_application_is_not_reloaded(running: Running, verdict: Verdict) -> None:
-    with running(KEEP_ALIVE="1", PRELOAD_APP="false") as stack:
-        workers = {entry["pid"] for entry in stack.journal("startup")}
-        (stack.folder / "broken").touch()
-        with Load(stack.address) as load:
-            said = stack.command("reload", check=False)
-            load.wait_for(load.result.total + 200)
-        assert "the file broken is there" in said
-        assert "Traceback" not in said
-        assert {entry["pid"] for entry in stack.journal("startup")} == workers
-        assert not stack.journal("shutdown")
-        verdict("reload of a broken application", stack, load.result)
-        (stack.folder / "broken").unlink()
-        stack.command("reload")
-        until(lambda: len(stack.journal("shutdown")) == len(workers), 30, "repaired, it is reloaded")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("broken", "the file broken is there"), ("failing", "the old ones go on")],
+    ids=["import", "startup"],
+)
+def test_a_reload_of_broken_code_changes_nothing(stack: Stack, verdict: Verdict, file: str, reason: str) -> None:
+    starts, ends = len(stack.journal("startup")), len(stack.journal("shutdown"))
+    (stack.folder / file).touch()
+    with Load(stack.address) as load:
+        output = stack.command("reload", check=False)
+        load.wait_for_more(200)
+    assert reason in output
+    assert file == "failing" or "Traceback" not in output
+    assert (len(stack.journal("startup")), len(stack.journal("shutdown"))) == (starts, ends)
+    verdict(f"reload of a broken application ({file})", stack, load.result)
+    (stack.folder / file).unlink()
+    stack.command("reload")
+    until(lambda: len(stack.journal("shutdown")) >= ends + 2, "repaired, it is reloaded")
 
 
-def test_a_reload_whose_workers_cannot_start_says_so(running: Running, verdict: Verdict) -> None:
-    with running(KEEP_ALIVE="1") as stack:
-        (stack.folder / "failing").touch()
-        with Load(stack.address) as load:
-            said = stack.command("reload", check=False)
-            load.wait_for(load.result.total + 200)
-        assert "the old ones go on" in said
-        assert not stack.journal("shutdown")
-        verdict("reload, workers cannot start", stack, load.result)
+@pytest.mark.slow
+def test_nginx_reloads_lose_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
+    times, requests = pick((3, 600), (10, 20_000))
+    with Load(stack.address) as load:
+        for number in range(times):
+            load.wait_for(requests * number // times)
+            docker("kill", "--signal=HUP", *stack.ids("nginx"))
+        load.wait_for(requests)
+    verdict(f"{times} nginx reloads in its container, keep-alive clients", stack, load.result)
 
 
-def test_scale_over_tcp(running: Running) -> None:
-    with running(BIND="0.0.0.0:8080", KEEP_ALIVE="1") as stack:
-        for number in (2, 1):
-            stack.command("scale", str(number))
-            assert len(stack.ids("app")) == number
-            # nginx knows the address of one that has gone until it asks DNS again.
-            until(lambda: stack.status("/echo") == 200, 15, "the others serve")
-
-
-def test_a_deploy_leaves_nothing_of_the_old_version(running: Running) -> None:
-    with running(KEEP_ALIVE="1", MAX_WORKERS="1") as stack:
-        stack.command("scale", "2")
-        docker("stop", stack.ids("app")[1])
-        stack.command("deploy", PROBE_VERSION="new")
-        assert len(stack.project.containers("app")) == 1
-        assert [entry["version"] for entry in stack.journal("startup")] == ["", "", "new"]
-
-
-def test_overload_stays_below_the_memory_limit(running: Running, pick: Pick, pytestconfig: pytest.Config) -> None:
-    """Every client has the address of the network's gateway, so their limit alone would turn most of them away."""
-    limit = 256 * 2**20
-    with running(
-        CONNECTION_LIMIT="0", CPUS="1", WORKER_MEMORY="64m", MEMORY_LIMIT=str(limit), NGINX_MEMORY_LIMIT="256m"
-    ) as stack:
-        # A worker computes 20 ms for each request, so two on one CPU serve 50 a second.
-        requests = [Request("GET", "/block?seconds=0.02"), Request("POST", "/echo", {}, b"x" * 200_000)]
-        with Load(stack.address, rate=250, connections=3_000, make=lambda number: requests[number % 2]) as load:
-            load.wait_for(pick(3_000, 20_000))
-        end = time.monotonic()
-        until(lambda: all(stack.status("/echo", timeout=0.5) == 200 for _ in range(10)), 5, "all is normal again")
-        recovered = time.monotonic() - end
-        peak, killed = stack.project.python(MEMORY_PEAK)
-        statuses = {what for _, what in load.result.counts}
-        passed = statuses <= {"200", "429", "503"} and peak < limit and not killed
-        row = Figure(
-            "five times the capacity, container of 256 MiB",
-            f"{load.result.total:,} requests, half 200 kB bodies",
-            f"only {', '.join(sorted(statuses))}; peak {peak / 2**20:.0f} MiB; normal after {recovered:.1f} s",
-            "200, 429, 503; below the limit; 5 s",
-            latencies(load.result),
-            passed,
-        )
-        pytestconfig.stash.setdefault(FIGURES, []).append(row)
-        assert passed, f"{row} {load.result}"
-        assert len(stack.journal("startup")) == 2, "no worker was lost"
-
-
-def test_nginx_reload(running: Running, pick: Pick, verdict: Verdict) -> None:
-    times, requests = pick((3, 1_000), (10, 20_000))
-    with running() as stack:
-        with Load(stack.address) as load:
-            for number in range(times):
-                load.wait_for(requests * number // times)
-                docker("kill", "--signal=HUP", *stack.ids("nginx"))
-            load.wait_for(requests)
-        verdict(f"{times} nginx reloads in its container, keep-alive clients", stack, load.result)
-
-
-def recovery(stack: Containers, load: Load, starts: int, gone: float) -> float:
-    """Wait until requests are served again, and give the seconds from the first worker's readiness to that.
+def recovery(stack: Stack, load: Load, starts: int, gone: float) -> float:
+    """Wait until requests are served again, and return the seconds from the first worker's readiness to that.
 
     `starts` are the workers that had started before, `gone` is when nobody was left.
     """
-    until(lambda: len(stack.journal("startup")) > starts, 60, "a worker is ready")
+    until(lambda: len(stack.journal("startup")) > starts, "a worker is ready")
 
     def served_since() -> list[float]:
         return [when for when, status, _ in load.result.answered if status == 200 and when > gone]
 
-    until(served_since, 30, "requests are served")
+    until(served_since, "requests are served")
     ready = float(stack.journal("startup")[starts]["t"]) - time.time() + time.monotonic()
     return max(0.0, min(served_since()) - ready)
 
 
-def test_recreated_by_hand(running: Running, pick: Pick, pytestconfig: pytest.Config) -> None:
-    times = pick(2, 5)
+@pytest.mark.slow
+def test_a_container_recreated_by_hand_serves_soon(stack: Stack, pick: Pick, figure: AddFigure) -> None:
+    times, allowed = pick((2, 10), (5, 2))
     took = []
-    with running(KEEP_ALIVE="1") as stack:
-        with Load(stack.address, rate=20, connections=50, make=lambda _: Request("GET", "/echo")) as load:
-            for number in range(times):
-                starts = len(stack.journal("startup"))
-                # Stopped, or killed so that its socket stays behind.
-                docker(*(["rm", "--force"] if number % 2 else ["stop"]), *stack.ids("app"))
-                until(lambda: stack.status("/echo") == 503, 15, "the app is gone")
-                gone = time.monotonic()
-                stack.project.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "app")
-                took.append(recovery(stack, load, starts, gone))
-        row = Figure(
-            f"app container recreated by hand, {times} times",
-            f"{load.result.total:,} probes at 20/s",
-            f"recovered after {max(took):.1f} s at most",
-            "2 s",
-            latencies(load.result),
-            max(took) <= 2,
-        )
-        pytestconfig.stash.setdefault(FIGURES, []).append(row)
-        assert max(took) <= 2, took
+    with Load(stack.address, rate=20, connections=50, make=lambda _: Request("GET", "/echo")) as load:
+        for number in range(times):
+            starts = len(stack.journal("startup"))
+            # Stopped, or killed so that its socket stays behind.
+            docker(*(["rm", "--force"] if number % 2 else ["stop"]), *stack.ids("app"))
+            until(lambda: stack.status("/echo") == 503, "the app is gone")
+            gone = time.monotonic()
+            stack.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "app")
+            took.append(recovery(stack, load, starts, gone))
+    case, outcome = f"app container recreated by hand, {times} times", f"recovered after {max(took):.1f} s at most"
+    probes = f"{load.result.total:,} probes at 20/s"
+    figure(Figure(case, probes, outcome, f"{allowed} s", latencies(load.result), max(took) <= allowed))
 
 
-def exit_status(container: str) -> Any:
-    return docker("inspect", "--format", "{{.State.ExitCode}}", container).stdout.strip()
+@pytest.mark.slow
+def test_a_deploy_leaves_nothing_of_the_old_version(stack: Stack) -> None:
+    stack.command("scale", "2")
+    docker("stop", stack.ids("app")[1])
+    starts = len(stack.journal("startup"))
+    stack.command("deploy", PROBE_VERSION="new")
+    assert len(stack.containers("app")) == 1
+    assert [entry["version"] for entry in stack.journal("startup")[starts:]] == ["new", "new"]
 
 
-def test_the_whole_stack_stops_in_the_middle_of_a_request(
-    running: Running, pick: Pick, pytestconfig: pytest.Config
-) -> None:
-    seconds = pick(4, 10)
-    with running(KEEP_ALIVE=pick("1", "5")) as stack, ThreadPoolExecutor() as pool:
+def test_a_stop_of_the_stack_finishes_requests(stack: Stack, pick: Pick, figure: AddFigure) -> None:
+    seconds = pick(2, 10)
+    slow = len(stack.journal("slow"))
+    with ThreadPoolExecutor() as pool:
         ids = stack.ids("app") + stack.ids("nginx")
         answer = pool.submit(stack.status, f"/slow?seconds={seconds}", 60)
-        until(lambda: stack.journal("slow"), 10, "the request is under way")
+        until(lambda: len(stack.journal("slow")) > slow, "the request is under way")
         start = time.monotonic()
-        stack.project.compose("stop")
+        stack.compose("stop")
         took = time.monotonic() - start
-        statuses = [exit_status(container) for container in ids]
-        passed = answer.result() == 200 and set(statuses) == {"0"}
-        row = Figure(
-            f"stop of the whole stack during a {seconds} s request",
-            "1 request",
-            f"{int(answer.result() != 200)}, exit statuses {', '.join(statuses)}",
-            "0, exit 0",
-            f"stopped after {took:.0f} s",
-            passed,
-        )
-        pytestconfig.stash.setdefault(FIGURES, []).append(row)
-        assert passed, row
-        assert took < 250
+    failed = int(answer.result() != 200)
+    statuses = docker("inspect", "--format", "{{.State.ExitCode}}", *ids).stdout.split()
+    case, outcome = (
+        f"stop of the whole stack during a {seconds} s request",
+        f"{failed}, exit statuses {', '.join(statuses)}",
+    )
+    reached = not failed and set(statuses) == {"0"}
+    figure(Figure(case, "1 request", outcome, "0, exit 0", f"stopped after {took:.0f} s", reached))
+    assert took < 250
+    assert stack.status("/echo") == 0
+    stack.up("--no-recreate")
+    assert stack.status("/echo") == 200
 
 
-def test_a_worker_killed_for_its_memory_is_replaced(running: Running) -> None:
-    with running(MEMORY_LIMIT="256m", WORKER_MEMORY="64m") as stack:
-        starts = len(stack.journal("startup"))
-        with pytest.raises(AssertionError, match="502"):
-            assert ask(stack.address, Request("POST", "/eat?megabytes=1000")).status == 200, "502"
-        eaten = stack.journal("eat")[-1]["t"]
-        until(lambda: len(stack.journal("startup")) > starts, 10, "another worker is ready")
-        assert stack.journal("startup")[-1]["t"] - eaten < 3 + 1  # s; the kernel needs its time to give up, too
-        assert stack.status("/echo") == 200
+@pytest.mark.slow
+def test_scaling_over_tcp_is_followed(start: Start) -> None:
+    stack = start({**USUAL, "BIND": "0.0.0.0:8080"}, probe=True)
+    for number in (2, 1):
+        stack.command("scale", str(number))
+        assert len(stack.ids("app")) == number
+        # nginx knows the address of one that has gone until it asks DNS again.
+        until(lambda: stack.status("/echo") == 200, "the others serve")
+
+
+@pytest.mark.slow
+def test_overload_stays_below_the_memory_limit(start: Start, pick: Pick, figure: AddFigure) -> None:
+    """Every client has the address of the network's gateway, so their limit alone would turn most of them away."""
+    limit = 256 * 2**20
+    limits = {"MEMORY_LIMIT": str(limit), "NGINX_MEMORY_LIMIT": "256m", "WORKER_MEMORY": "64m", "CPUS": "1"}
+    stack = start({**USUAL, **limits, "CONNECTION_LIMIT": "0"}, probe=True)
+    # A worker computes 20 ms for each request, so two on one CPU serve 50 a second.
+    requests = [Request("GET", "/block?seconds=0.02"), Request("POST", "/echo", {}, b"x" * 200_000)]
+    with Load(stack.address, rate=250, connections=3_000, make=lambda number: requests[number % 2]) as load:
+        load.wait_for(pick(3_000, 20_000))
+    end = time.monotonic()
+    normal = pick(30, 5)
+    until(lambda: all(stack.status("/echo", timeout=0.5) == 200 for _ in range(10)), "all is normal again", normal)
+    recovered = time.monotonic() - end
+    peak, killed = stack.python(MEMORY_PEAK)
+    statuses = {status for _, status in load.result.counts}
+    row = Figure(
+        "five times the capacity, container of 256 MiB",
+        f"{load.result.total:,} requests, half 200 kB bodies",
+        f"only {', '.join(sorted(statuses))}; peak {peak / 2**20:.0f} MiB; normal after {recovered:.1f} s",
+        f"200, 429, 503; below the limit; {normal} s",
+        latencies(load.result),
+        statuses <= {"200", "429", "503"} and peak < limit and not killed,
+    )
+    figure(row, load.result)
+    assert len(stack.journal("startup")) == 2, "no worker was lost"
+
+
+@pytest.mark.slow
+def test_a_worker_killed_for_memory_is_replaced(start: Start) -> None:
+    stack = start({**USUAL, "MEMORY_LIMIT": "256m", "WORKER_MEMORY": "64m"}, probe=True)
+    starts = len(stack.journal("startup"))
+    assert ask(stack.address, Request("POST", "/eat?megabytes=1000")).status == 502
+    until(lambda: len(stack.journal("startup")) > starts, "another worker is ready")
+    assert stack.status("/echo") == 200

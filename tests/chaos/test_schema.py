@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.conftest import Pick, Running
+from tests.support.programs import needs
 
 
+@pytest.mark.slow
+@needs("nginx")
 def test_no_server_error(running: Running, pick: Pick) -> None:
     with running(APP_MODULE="app.main:app") as stack:
         schema = f"http://{stack.address[0]}:{stack.address[1]}/openapi.json"

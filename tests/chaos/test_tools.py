@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.chaos.fault_proxy import Fault, FaultProxy
-from tests.chaos.load import Load, LostError, Request, Result, ask, post_problems, until
+from tests.chaos.load import Load, Result, post_problems
+from tests.support.http import LostError, Request, ask
+from tests.support.wait import until
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[bool]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -67,15 +69,15 @@ def run(answer: Answer, requests: int = 200, rate: float = 1000, timeout: float 
     return load.result
 
 
-def test_a_server_that_closes_idle_connections_is_not_blamed() -> None:
+def test_a_closed_idle_connection_is_no_loss() -> None:
     async def answer(_: int, writer: asyncio.StreamWriter) -> bool:
         writer.write(OK)
         return False
 
     # So rarely that it closes before the next request: whoever sends into a close loses for another reason.
-    result = run(answer, requests=100, rate=200)
+    result = run(answer, requests=60, rate=60)
     assert not result.failures
-    assert result.total >= 100
+    assert result.total >= 60
 
 
 def test_connection_close_is_honoured() -> None:
@@ -127,7 +129,7 @@ def test_reset_refused_and_timeout_are_losses() -> None:
         ask(address, "/")
 
 
-def test_the_rate_is_kept_and_latency_counts_from_the_due_time() -> None:
+def test_latency_counts_from_the_due_time() -> None:
     async def answer(number: int, writer: asyncio.StreamWriter) -> bool:
         if number == 20:
             time.sleep(0.3)  # everybody waits, as in a frozen server
@@ -150,7 +152,7 @@ def test_posts_that_ran_twice_or_never_are_found() -> None:
 
 
 @pytest.mark.parametrize("fault", ["none", "delay", "reset", "truncate", "hang"])
-def test_the_fault_proxy_spoils_what_it_is_told_to(fault: Fault, tmp_path: object) -> None:
+def test_the_fault_proxy_spoils_as_told(fault: Fault, tmp_path: object) -> None:
     executed = []
 
     async def answer(number: int, writer: asyncio.StreamWriter) -> bool:
@@ -180,4 +182,4 @@ def test_the_fault_proxy_spoils_what_it_is_told_to(fault: Fault, tmp_path: objec
 
 def test_until_says_what_did_not_happen() -> None:
     with pytest.raises(AssertionError, match="the moon turned green"):
-        until(lambda: False, timeout=0.1, what="the moon turned green")
+        until(lambda: False, "the moon turned green", deadline=0.1)

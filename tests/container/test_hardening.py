@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.container.conftest import Start
-from tests.container.project import Stack, docker
+from tests.conftest import Start
+from tests.support.compose import Stack, docker
 
 SERVICES = ("check", "app", "nginx")
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.container.project import ROOT, docker, until
+from tests.support.compose import ROOT, docker
+from tests.support.wait import until
 
 # Names of programs that the runtime image has no use for and an intruder would.
 TOOLS = {
@@ -64,7 +65,7 @@ def state(container: str) -> dict[str, Any]:
     return dict(json.loads(docker("inspect", container).stdout)[0]["State"])
 
 
-def test_app_image_says_how_it_wants_to_be_run(app_image: str) -> None:
+def test_the_app_image_says_how_to_run(app_image: str) -> None:
     config = inspect(app_image)["Config"]
     assert config["User"] == "10001:10001"
     assert config["StopSignal"] == "SIGTERM"
@@ -75,7 +76,7 @@ def test_app_image_says_how_it_wants_to_be_run(app_image: str) -> None:
     assert 0 < config["Healthcheck"]["StartInterval"] <= 1e9 < config["Healthcheck"]["StartPeriod"]
 
 
-def test_nginx_image_says_how_it_wants_to_be_run(nginx_image: str) -> None:
+def test_the_nginx_image_says_how_to_run(nginx_image: str) -> None:
     config = inspect(nginx_image)["Config"]
     user = config["User"].partition(":")[0]
     assert user.isdigit(), "Kubernetes can tell only from a number that it is not root"
@@ -113,7 +114,7 @@ def test_nothing_in_the_app_image_gives_rights_away(files: list[tarfile.TarInfo]
 
 def test_app_image_holds_the_code_alone(files: list[tarfile.TarInfo]) -> None:
     inside = {Path(file.name).relative_to("srv").parts[0] for file in files if file.name.startswith("srv/")} - {"."}
-    assert inside == {"app", "docker"}, "no tests, no environment files, no secrets"
+    assert inside == {"app", "docker", "greenstack"}, "no tests, no environment files, no secrets"
 
 
 def compressed_size(image: str) -> int:
@@ -122,6 +123,7 @@ def compressed_size(image: str) -> int:
         return len(subprocess.check_output(["gzip", "--stdout"], stdin=save.stdout))
 
 
+@pytest.mark.slow
 def test_app_image_is_small(app_image: str) -> None:
     assert inspect(app_image)["Size"] <= 75e6
     assert compressed_size(app_image) <= 27e6
@@ -140,12 +142,13 @@ def test_all_code_is_compiled(files: list[tarfile.TarInfo]) -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_ca_secret_is_in_no_layer(bases: dict[str, str], app_image: str, tmp_path: Path) -> None:
     marker = f"# marker {secrets.token_hex(16)}\n"
     trusted = ssl.get_default_verify_paths().cafile
     bundle = tmp_path / "ca.pem"
     bundle.write_text((Path(trusted).read_text() if trusted else "") + marker)
-    for folder in ("app", "docker"):
+    for folder in ("app", "docker", "greenstack"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "requirements").mkdir()
     # No package, so that no index is needed; never seen before, so that the layer is not taken from the cache.

@@ -17,7 +17,7 @@ from tests.container.project import ROOT, bare_environment, docker
 FILES = {"results.json", "report.html", "summary.md"}
 DEADLINE = 420  # s; of one experiment, with the build of the generators' image
 
-pytestmark = pytest.mark.timeout(DEADLINE + 60)
+pytestmark = [pytest.mark.timeout(DEADLINE + 60), pytest.mark.slow]
 
 
 def test_it_measures_containers(built: dict[str, str]) -> None:

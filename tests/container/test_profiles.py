@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from greenstack.cli import base_images
-from tests.container.conftest import Start
-from tests.container.project import ROOT, Stack, bare_environment, docker, run, until
+from tests.conftest import Start
+from tests.support.compose import ROOT, Stack, bare_environment, docker, run
+from tests.support.wait import until
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("app", "docker", "nginx", "requirements", "env"):
+    for name in ("app", "docker", "greenstack", "nginx", "requirements", "env"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.local.env"))
     for name in ("compose.yaml", "compose.dev.yaml", ".dockerignore"):
         shutil.copy(ROOT / name, tmp_path)
@@ -52,24 +53,27 @@ def test_every_profile_has_a_test() -> None:
 def test_prod(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/prod.env",))
     serves(stack)
-    found = effective(stack)
-    assert (found["preload_app"], found["log_format"], found["accesslog"]) == (True, "json", None)
+    settings = effective(stack)
+    assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)
     until(lambda: any('"/items/42?q=foo"' in line for line in stack.log("nginx")), "nginx logs the requests")
     lines = [json.loads(line) for line in stack.log("app")]
     assert not [line for line in lines if "path" in line], "one access log is enough"
     assert len(lines) > 3
 
 
+@pytest.mark.slow
 def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))
     serves(stack)
     assert stack.container("app")["HostConfig"]["NanoCpus"] == 0, "`make loadtest` finds out how many there can be"
-    found = effective(stack)
-    assert (found["preload_app"], found["log_format"], found["accesslog"]) == (True, "json", None), "as in production"
+    settings = effective(stack)
+    # As in production.
+    assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)
     rendered = docker("exec", stack.container("nginx")["Id"], "cat", "/tmp/nginx/nginx.conf").stdout
     assert not re.search(r"(?m)^ *limit_(req|conn) ", rendered), "no limits"
 
 
+@pytest.mark.slow
 def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
     stack = start(images=built_here, root=project, env_files=("env/dev.env",), up=False)
     stack.compose("build")
@@ -86,6 +90,7 @@ def test_dev(start: Start, project: Path, built_here: dict[str, str]) -> None:
     assert stack.container("app")["State"]["Health"]["Status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_offline(start: Start, project: Path, built_here: dict[str, str]) -> None:
     for base in base_images.BASES:
         if docker("image", "inspect", base.stand_in, check=False).returncode:

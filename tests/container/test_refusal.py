@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.container.conftest import Start
-from tests.container.project import Stack, docker
+from tests.conftest import Start
+from tests.support.compose import Stack, docker
 
 NEVER = "0001-01-01T00:00:00Z"  # Docker's StartedAt of a container that was created only
 BAD = {

@@ -7,7 +7,8 @@ import uuid
 import httpx
 import pytest
 
-from tests.container.project import Stack, docker, until
+from tests.support.compose import Stack, docker
+from tests.support.wait import until
 
 SERVICES = ("check", "app", "nginx")
 
@@ -23,7 +24,7 @@ def test_routes(default: Stack, path: str, body: object) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_other_than_an_integer_is_422_with_fastapis_body(default: Stack) -> None:
+def test_no_integer_is_422_with_fastapis_body(default: Stack) -> None:
     answer = default.get("/items/many")
     assert answer.status_code == 422
     (fault,) = answer.json()["detail"]

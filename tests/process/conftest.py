@@ -1,28 +1,21 @@
 """Real Gunicorn processes for tests. What they wrote is shown where a test fails."""
 
-import contextlib
 import functools
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CONF = ROOT / "docker/gunicorn_conf.py"
-GUNICORN = Path(sys.executable).with_name("gunicorn")
-_PORTS = iter(range(18600, 18700))
-DEADLINE = 20.0  # s; generous, because tests share the machine
+from tests.support import processes
+from tests.support.ports import free_port
+from tests.support.processes import CONF, GUNICORN, ROOT, environment
+from tests.support.wait import DEADLINE, until
+
+__all__ = ["CONF", "DEADLINE", "GUNICORN", "ROOT", "TINY_APP", "Gunicorn", "environment", "free_port", "until"]
 
 # No framework: it starts in a fraction of the time, and most tests are about the server.
 TINY_APP = """
@@ -71,49 +64,11 @@ async def app(scope, receive, send):
 """
 
 
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Poll `condition` until it is true and give its value; a test failure that names `what` otherwise."""
-    end = time.monotonic() + deadline
-    while not (value := condition()):
-        if time.monotonic() > end:
-            pytest.fail(f"not within {deadline} s: {what}")
-        time.sleep(0.02)
-    return value
-
-
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of the tests' own environment but what a process needs, and `variables`."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    # Byte code is found by a file's time in whole seconds, and some tests write a file twice in one.
-    return kept | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(variables)
-
-
-def free_port() -> int:
-    """A port that is free, and not given out before in these tests."""
-    for port in _PORTS:
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    pytest.fail("no port is free")
-
-
-class Gunicorn:
+class Gunicorn(processes.Gunicorn):
     """A Gunicorn of its own, in the folder `cwd`, started with `variables` as all of our environment."""
 
     def __init__(self, cwd: Path, variables: Mapping[str, str], arguments: tuple[str, ...], log: Path) -> None:
-        self.cwd = cwd
-        self.variables = dict(variables)
-        self._log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [GUNICORN, "-c", CONF, *arguments], cwd=cwd, env=environment(variables),
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    @property
-    def log(self) -> str:
-        """All that it wrote so far."""
-        return self._log.read_text()
+        super().__init__(variables, log, *arguments, cwd=cwd)
 
     @functools.cached_property
     def client(self) -> httpx.Client:
@@ -134,18 +89,10 @@ class Gunicorn:
         """Request `path` and decode the answer."""
         return self.get(path, **options).json()
 
-    def workers(self) -> list[int]:
-        """The pids of its worker processes, oldest first."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
-            alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-            return [child.pid for child in sorted(alive, key=lambda child: child.pid)]
-        return []
-
     def until_logged(self, pattern: str, count: int = 1) -> list[str]:
-        """Wait for `count` matches of `pattern` in what it wrote, and give them."""
+        """Wait for `count` matches of `pattern` in what it wrote, and return them."""
         matches: list[str] = until(
-            lambda: found if len(found := re.findall(pattern, self.log, re.MULTILINE)) >= count else None,
+            lambda: matches if len(matches := re.findall(pattern, self.log, re.MULTILINE)) >= count else None,
             f"{count} × {pattern!r} in the log",
         )
         return matches
@@ -165,28 +112,6 @@ class Gunicorn:
         """The settings that it said it has, from the line in the log."""
         said: dict[str, Any] = json.loads(self.until_logged(r'(\{"loglevel".*\})$')[0])
         return said
-
-    def signal(self, sig: int) -> None:
-        """Send a signal to the arbiter."""
-        self.process.send_signal(sig)
-
-    def ended(self) -> int:
-        """Wait for the end and give the exit status."""
-        return self.process.wait(DEADLINE)
-
-    def stop(self) -> int:
-        """Ask it to stop, and give the exit status."""
-        self.signal(signal.SIGTERM)
-        return self.ended()
-
-    def kill(self) -> None:
-        """End it and its workers without further ado."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid)
-            for process in [*family.children(recursive=True), family]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self.process.wait(DEADLINE)
 
 
 @pytest.fixture

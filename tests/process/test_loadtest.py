@@ -22,6 +22,7 @@ from loadtest.options import Options
 from loadtest.schedule import Plan
 from loadtest.targets.processes import Processes
 
+pytestmark = pytest.mark.slow
 APPS = "tests.unit.loadtest.slow_apps"
 
 

@@ -1,14 +1,14 @@
 """The application under test: every way a handler can behave, and a journal of what it did.
 
-Served like any other: `APP_MODULE=tests.chaos.probe:app`. It imports nothing of this project but the
+Served like any other: `APP_MODULE=tests.support.probe:app`. It imports nothing of this project but the
 health routes, so that it can also be mounted as a single file into a container.
 
 The journal is one file in the folder `PROBE_DIR`, to which all processes of all instances append whole lines
 (one JSON object each, O_APPEND), so that a test reads there what really ran, whatever the client was
 told: POSTs by id, lifespan start and end, closed WebSockets, and with `PROBE_RECORD=1` every request
-as the app saw it. `PROBE_STARTUP` is the seconds that the start of the lifespan takes, `PROBE_FAIL=1` lets it
-fail, `PROBE_VERSION` is what each start puts into the journal. While a file `broken` lies in the folder, the module
-cannot be imported; while a file `failing` does, the lifespan fails.
+as the app saw it. Paths without a handler of their own answer what was seen, too. `PROBE_STARTUP` is the seconds that
+the start of the lifespan takes, `PROBE_FAIL=1` lets it fail, `PROBE_VERSION` is what each start puts into the journal.
+While a file `broken` lies there, the module cannot be imported; while a file `failing` does, the lifespan fails.
 """
 
 import asyncio
@@ -22,11 +22,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 JOURNAL = "journal.jsonl"
+IMPORTED_BY = os.getpid()
 
 
 def write(event: str, **details: object) -> None:
@@ -41,7 +42,7 @@ def write(event: str, **details: object) -> None:
 
 
 def seen(scope: Scope) -> dict[str, Any]:
-    """Give a request as it reached the app, as JSON can hold it."""
+    """Return a request as it reached the app, as JSON can hold it."""
     return {
         "method": scope.get("method", ""),
         "path": scope["path"],
@@ -81,14 +82,6 @@ app = FastAPI(lifespan=lifespan)
 eaten: list[bytes] = []
 if os.environ.get("PROBE_RECORD") == "1":
     app.add_middleware(Recorder)
-
-
-@app.api_route("/echo{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def echo(request: Request, seconds: float = 0) -> dict[str, Any]:
-    """Say what was seen, with the length of the body and the process that answers."""
-    body = await request.body()
-    await asyncio.sleep(seconds)
-    return {**seen(request.scope), "length": len(body), "pid": os.getpid(), "host": socket.gethostname()}
 
 
 @app.post("/count/{name}")
@@ -162,3 +155,13 @@ async def ws(websocket: WebSocket) -> None:
             await websocket.send_text(await websocket.receive_text())
     except WebSocketDisconnect as closed:
         write("ws-closed", code=closed.code)
+
+
+@app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def echo(request: Request, response: Response, seconds: float = 0) -> dict[str, Any]:
+    """Return what was seen, with the length of the body and the process that answers."""
+    body = await request.body()
+    await asyncio.sleep(seconds)
+    response.headers["X-Request-ID"] = "the application's own"
+    process = {"pid": os.getpid(), "imported_by": IMPORTED_BY, "host": socket.gethostname(), "uid": os.getuid()}
+    return {**seen(request.scope), "length": len(body), **process}

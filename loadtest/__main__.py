@@ -19,7 +19,6 @@ from greenstack.cli import ROOT, RUN, check_env, console, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from loadtest import experiment, report, results
 from loadtest.experiment import Experiment
-from loadtest.generator import GeneratorError
 from loadtest.report import terminal
 from loadtest.results import Results
 from loadtest.rules import baseline
@@ -163,8 +162,6 @@ def measure(given: Mapping[str, str]) -> int:
         with _alone():
             target = choose(options.target, settings)
             return _carry_out(options, old, target, settings)
-    except GeneratorError as failure:
-        raise CommandError(str(failure), status=CANNOT) from None
     except CommandError as failure:  # 1 would be a regression
         raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, profiles, resolve
 from loadtest import host, measure, results, rules, schedule
-from loadtest.generator import GeneratorError
 from loadtest.report.terminal import Progress
 from loadtest.results import Limits, Results, Run, Setup
 from loadtest.schedule import Mode, Step
@@ -104,7 +103,7 @@ class Experiment:
                 self.target.start(step.workers)
                 self.visit = visit
             return measure.run(self.target, step, self.results, self.progress.records)
-        except (CommandError, GeneratorError) as failure:
+        except CommandError as failure:
             return measure.failed_run(step, self.results, failure)
 
 

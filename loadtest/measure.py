@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 
 from greenstack.cli.console import CommandError
-from loadtest import host
-from loadtest.generator import BOOT_DEADLINE, Demand, GeneratorError, Progress, Stream, records
+from loadtest import generator, host
+from loadtest.generator import BOOT_DEADLINE, Demand, Progress, Stream, records
 from loadtest.results import Blame, Finding, Pilot, Results, Run
 from loadtest.rules import validity
 from loadtest.schedule import PILOT_SECONDS, WARM_UP_MIN, Step, seconds_of
@@ -21,16 +21,15 @@ RISING = 1.10  # the last step still brought a tenth
 def run(target: Target, step: Step, results: Results, progress: Progress = lambda _: None) -> Run:
     """Measure `step` on `target`, which is up with the right number of workers."""
     setup, users = results.setup, _users(results)
-    generators = target.generators(setup.generators)
     # Other arrivals in each round: one unlucky sequence shall not meet every count in every round.
-    demand = Demand(generators.address(target.url), f"{setup.seed}/{step.round}", users, step.offered)
-    with generators.running(demand) as stream:
+    demand = Demand(target.url, f"{setup.seed}/{step.round}", users, step.offered)
+    with generator.running(demand, setup.generators) as stream:
         stream.wait_for(lambda done: len(done) >= WARM_UP_MIN, BOOT_DEADLINE, progress)
         before, usage = target.snapshot(), host.Usage.now()
         window = _Window(stream, seconds_of(step, setup.plan), setup.plan.warm_up)
         stream.wait_for(window.is_full, setup.plan.warm_up + window.length + BOOT_DEADLINE, progress)
         after, usage_after = target.snapshot(memory=True), host.Usage.now()
-        roots = [os.getpid(), *generators.pids(), *target.roots()]
+        roots = [os.getpid(), *target.roots()]
     load = records.measured(stream.records, window.first, window.first + window.length - 1)
     others = host.others(usage, usage_after, roots)
     measured = Run(
@@ -57,10 +56,10 @@ def run(target: Target, step: Step, results: Results, progress: Progress = lambd
     return measured
 
 
-def failed_run(step: Step, results: Results, failure: CommandError | GeneratorError) -> Run:
+def failed_run(step: Step, results: Results, failure: CommandError) -> Run:
     """Return the record of a run that never was, because the target or the generator did not come up."""
     blame: Blame = "target" if isinstance(failure, NotReadyError) else "generator"
-    finding = Finding("invalid", blame, str(failure).splitlines()[-1][:300])
+    finding = Finding("invalid", blame, failure.lines[-1][:300])
     return Run(**vars(step), users=_users(results), started=time.time(), findings=[finding])
 
 
@@ -114,8 +113,8 @@ def choose_users(throughput: Mapping[int, float], least: int = 1) -> tuple[int, 
 
 
 def _throughput(target: Target, users: int, results: Results, progress: Progress) -> float:
-    generators = target.generators(results.setup.generators)
-    with generators.running(Demand(generators.address(target.url), str(results.setup.seed), users)) as stream:
+    demand = Demand(target.url, str(results.setup.seed), users)
+    with generator.running(demand, results.setup.generators) as stream:
         stream.wait_for(lambda done: len(done) > PILOT_SECONDS, BOOT_DEADLINE, progress)
         done = stream.seconds[1:]  # the first one is cut
         return records.measured(stream.records, done[0], done[-1]).throughput

@@ -1,7 +1,4 @@
-"""The load generators: one Locust or a master with workers, whose records are read while they go on.
-
-This file goes into the generators' image too (loadtest/Dockerfile), so it imports the standard library alone.
-"""
+"""The load generators: one Locust or a master with workers, whose records are read while they go on."""
 
 import contextlib
 import os
@@ -15,21 +12,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from greenstack.cli import ROOT
+from greenstack.cli.console import CommandError
 from loadtest.generator import records
 from loadtest.generator.records import Record
 
-SCENARIO = Path(__file__).parents[1] / "locustfile.py"
+SCENARIO = ROOT / "loadtest/locustfile.py"
 POLL = 0.1  # s between two looks at the records
 RUN_TIME_MAX = 600  # s; more than any run takes: a generator whose experiment was killed ends by itself
 BOOT_DEADLINE = 60.0  # s for Locust to send its first request; it takes two unless it is starved
 STOP_DEADLINE = 5.0  # s; what is still in flight after the last measured second is nobody's loss
 
-Ended = Callable[[], str | None]  # why they ended too early; None while they run
 Progress = Callable[[list[Record]], None]
-
-
-class GeneratorError(Exception):
-    """The generators ended, or recorded nothing usable."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Stream:
 
     path: Path
     generators: int
-    ended: Ended
+    why_ended: Callable[[], str | None]  # why they ended too early; None while they run
     records: list[Record] = field(default_factory=list)
     offset: int = 0  # bytes read so far
 
@@ -87,62 +81,42 @@ class Stream:
     def wait_for(
         self, ready: Callable[[list[int]], bool], deadline: float, progress: Progress = lambda _: None
     ) -> None:
-        """Wait until `ready(seconds)`; GeneratorError if a generator ends or `deadline` seconds pass before."""
+        """Wait until `ready(seconds)`; CommandError if a generator ends or `deadline` seconds pass before."""
         end = time.monotonic() + deadline
         while not ready(self.seconds):
-            if reason := self.ended():
-                raise GeneratorError(f"the load generator ended: {reason}")
+            if reason := self.why_ended():
+                raise CommandError(f"the load generator ended: {reason}")
             if time.monotonic() > end:
-                raise GeneratorError(f"the load generator recorded nothing usable within {deadline:.0f} s")
+                raise CommandError(f"the load generator recorded nothing usable within {deadline:.0f} s")
             time.sleep(POLL)
             self.refresh()
             progress(self.records)
 
 
-@dataclass
-class Generators:
-    """`count` load generators as processes of this machine."""
-
-    count: int = 1
-
-    def pids(self) -> list[int]:
-        """Return the roots of their process trees, where these are not below this process."""
-        return []
-
-    def address(self, url: str) -> str:
-        """Return the URL under which they reach the target that this machine reaches at `url`."""
-        return url
-
-    @contextlib.contextmanager
-    def running(self, demand: Demand) -> Iterator[Stream]:
-        """Run the scenario until the block ends."""
-        with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-            path = Path(folder) / "seconds.jsonl"
-            path.touch()
-            with self.launched(demand.arguments(self.count), path) as ended:
-                yield Stream(path, self.count, ended)
-
-    @contextlib.contextmanager
-    def launched(self, arguments: list[str], path: Path) -> Iterator[Ended]:
-        """Run Locust with `arguments`, writing records to `path`."""
-        processes: dict[Path, subprocess.Popen[bytes]] = {}
-        command = [sys.executable, "-m", "locust", "-f", str(SCENARIO), *arguments, "--seconds", str(path)]
+@contextlib.contextmanager
+def running(demand: Demand, count: int = 1) -> Iterator[Stream]:
+    """Run the scenario in `count` generators, processes of this machine, until the block ends."""
+    processes: dict[Path, subprocess.Popen[bytes]] = {}
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+        path = Path(folder) / "seconds.jsonl"
+        path.touch()
+        command = [sys.executable, "-m", "locust", "-f", str(SCENARIO), "--seconds", str(path)]
         try:
-            for number, role in enumerate(roles(self.count, "127.0.0.1", free_port())):
+            for number, role in enumerate(_roles(count)):
                 log = path.with_name(f"{number}.log")
-                processes[log] = _start([*command, *role], log)
-            yield lambda: next(_reasons(processes), None)
+                processes[log] = _start([*command, *demand.arguments(count), *role], log)
+            yield Stream(path, count, lambda: next(_reasons(processes), None))
         finally:
             _stop(list(processes.values()))
 
 
-def roles(count: int, host: str, port: int) -> list[list[str]]:
-    """Return Locust's options of each process: alone, or the master (which listens on `host`) and its workers."""
+def _roles(count: int) -> list[list[str]]:
+    """Return Locust's options of each process: alone, or the master and its workers."""
     if count == 1:
         return [["--headless"]]
-    bind = "127.0.0.1" if host == "127.0.0.1" else "*"
-    master = [f"--expect-workers={count}", f"--master-bind-host={bind}", f"--master-bind-port={port}"]
-    worker = ["--worker", f"--master-host={host}", f"--master-port={port}"]
+    port = free_port()
+    master = [f"--expect-workers={count}", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}"]
+    worker = ["--worker", "--master-host=127.0.0.1", f"--master-port={port}"]
     return [["--headless", "--master", *master], *[worker] * count]
 
 
@@ -163,7 +137,7 @@ def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
-            cwd=SCENARIO.parents[1],
+            cwd=ROOT,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,

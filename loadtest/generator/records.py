@@ -1,4 +1,4 @@
-"""What the generators write down, one record a second, and what records add up to. Goes into their image, too."""
+"""What the generators write down, one record a second, and what records add up to."""
 
 import json
 import os

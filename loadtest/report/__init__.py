@@ -1,4 +1,4 @@
-"""What an experiment leaves for people: report.html, summary.md, and recommendation.env to use."""
+"""What an experiment leaves for people: report.html, and recommendation.env to use."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import jinja2
 
 from loadtest import rules
 from loadtest.report import charts
-from loadtest.results import FILE, Comparison, Results, change_text, percent, replace, workers_text
+from loadtest.results import FILE, Comparison, Results, Run, change_text, percent, replace, workers_text
 from loadtest.results import write as write_results
 from loadtest.rules.decision import MARGIN
 
@@ -30,6 +30,8 @@ class Row:
     comparison: Comparison | None
     latency: dict[str, float]  # ms by percentile, medians
     memory: float | None  # bytes
+    app_cpu: float | None  # CPUs
+    throttled: float | None  # share of the periods, at offered rates where there were some
     runs: int
     good: int
 
@@ -40,6 +42,9 @@ def rows(results: Results) -> list[Row]:
     comparisons = {comparison.workers: comparison for comparison in verdict.comparisons}
     memory = rules.memory(results)
     held = rules.gather(results).capacity if setup.plan.latency else {}
+    latency: dict[int, list[Run]] = {}
+    for run in results.counting("latency"):
+        latency.setdefault(run.workers, []).append(run)
     table = []
     for workers in setup.workers:
         runs = [run for run in results.runs if run.phase == "capacity" and run.workers == workers]
@@ -57,6 +62,8 @@ def rows(results: Results) -> list[Row]:
                 for name in known
             },
             memory=memory.get(workers),
+            app_cpu=_median([run.app_cpu for run in good]),
+            throttled=_median([run.throttled for run in latency.get(workers, good)]),
             runs=len(runs),
             good=len(good),
         )
@@ -64,13 +71,18 @@ def rows(results: Results) -> list[Row]:
     return table
 
 
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
 def write(results: Results, folder: Path) -> list[Path]:
     """Write all of it into `folder` and return the paths, as short as they can be."""
     write_results(results, folder)
     context = _context(results, folder)
-    names = ["report.html", FILE, "summary.md"]
+    names = ["report.html", FILE]
     if context["verdict"].setting:
-        names.insert(2, "recommendation.env")
+        names.append("recommendation.env")
     for name in names:
         if name != FILE:
             replace(folder / name, _template(f"{name}.j2").render(context))
@@ -104,7 +116,7 @@ def _context(results: Results, folder: Path) -> dict[str, Any]:
     verdict, table = results.verdict or rules.verdict(results), rows(results)
     titles = {"no_difference": f"No difference: {workers_text(verdict.workers)}", "measured": "Measured"}
     titles |= {"recommend": workers_text(verdict.workers), "cannot_recommend": "Cannot recommend"}
-    drawings = (charts.throughput, charts.rates, charts.percentiles, charts.resources, charts.change)
+    drawings = (charts.throughput, charts.rates, charts.percentiles)
     return {
         "results": results,
         "verdict": verdict,

@@ -21,22 +21,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from scipy import stats
 
 from loadtest.generator.records import TAIL_MIN, histogram
-from loadtest.results import Results, Run, change_text, workers_text
-from loadtest.rules.decision import ALPHA, MARGIN, by_round
+from loadtest.results import Results, Run, workers_text
+from loadtest.rules.decision import ALPHA, by_round
 from loadtest.rules.objective import HELD
 
 WIDTH, HEIGHT = 460, 300  # CSS pixels
 
 # Stand-in → CSS variable. Any colours will do that nothing else draws with.
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))
-TEXT, MUTED, GRID, SURFACE, ALERT, GOOD = (f"#0c0d{number:02x}" for number in range(1, 7))
+TEXT, MUTED, GRID, SURFACE, ALERT = (f"#0c0d{number:02x}" for number in range(1, 6))
 VARIABLES = {colour: f"--s{number}" for number, colour in enumerate(SERIES)}
-VARIABLES |= {TEXT: "--text", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface", ALERT: "--alert", GOOD: "--good"}
+VARIABLES |= {TEXT: "--text", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface", ALERT: "--alert"}
 MARKERS = "osD^vPXp"  # a second sign beside the colour, for readers who cannot see that
 DOTTED, DASHED = (0, (2, 3)), (0, (4, 3))
 
 STYLE: Any = {
-    "svg.fonttype": "none",
     "font.size": 13,
     "text.color": TEXT,
     "axes.edgecolor": GRID,
@@ -66,28 +65,19 @@ STYLE: Any = {
 }
 
 
-class Drawing:
-    """A figure in our style; `svg` is it as text once the context has ended."""
-
-    def __init__(self, name: str, height: int) -> None:
-        self.name, self.svg = name, ""
-        # 72 points an inch: one unit of the drawing is then one CSS pixel.
-        self.figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-
-
 @contextmanager
-def _drawing(name: str, description: str, height: int = HEIGHT) -> Iterator[Drawing]:
-    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        drawing = Drawing(name, height)
-        yield drawing
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        drawing.figure.savefig(buffer, format="svg", metadata=nothing)
-    drawing.svg = _inline(buffer.getvalue(), name, description)
+def _drawing(height: int = HEIGHT) -> Iterator[Figure]:
+    with mpl.rc_context(STYLE):
+        # 72 points an inch: one unit of the drawing is then one CSS pixel.
+        yield Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
 
 
-def _inline(text: str, name: str, description: str) -> str:
-    """Return the SVG file `text` as an element of the page, `description` for readers who cannot see it."""
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """Return a drawing as an element of the page, `description` for readers who cannot see it."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_[0-9]+"', "", text)  # axes_1 …: the same in every chart of the page
     text = re.sub(r'( id="|#)([mpih][0-9a-f]{8,})', rf"\1{name}-\2", text)
@@ -131,8 +121,8 @@ def throughput(results: Results) -> str:
     if not runs:
         return ""
     counts, rounds = results.setup.workers, results.setup.plan.rounds
-    with _drawing("throughput", "Throughput by number of workers, with 95 % intervals and single runs") as drawing:
-        axes = drawing.figure.add_subplot(xlabel="workers", title="requests a second")
+    with _drawing() as figure:
+        axes = figure.add_subplot(xlabel="workers", title="requests a second")
         capacities = by_round(results.counting("capacity"))
         for workers, rates in capacities.items():
             mean, half = interval(list(rates.values()))
@@ -157,7 +147,7 @@ def throughput(results: Results) -> str:
         axes.set_ylim(0, max(run.throughput for run in runs) * 1.25)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    return drawing.svg
+        return _svg(figure, "throughput", "Throughput by number of workers, with 95 % intervals and single runs")
 
 
 def _annotate(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
@@ -173,8 +163,8 @@ def rates(results: Results) -> str:
     for run in runs:
         by_count[run.workers][run.offered or 0.0].append(run)
     goal = results.setup.slo_p99_ms
-    with _drawing("rates", "99th percentile of latency by offered rate", HEIGHT + 40) as drawing:
-        axes = drawing.figure.add_subplot(xlabel="requests offered a second", title="p99, ms")
+    with _drawing(HEIGHT + 40) as figure:
+        axes = figure.add_subplot(xlabel="requests offered a second", title="p99, ms")
         for workers, by_rate in sorted(by_count.items()):
             colour, marker = _colour(results, workers), MARKERS[_index(results, workers) % len(MARKERS)]
             middle = {rate: _median(by_rate[rate], lambda run: run.percentiles["99"]) for rate in sorted(by_rate)}
@@ -190,12 +180,12 @@ def rates(results: Results) -> str:
         _logarithmic(axes, [goal, *(run.percentiles["99"] for run in runs)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.locator_params(axis="x", nbins=5)
-        drawing.figure.legend(loc="outside lower center", ncols=3)
-    return drawing.svg
+        figure.legend(loc="outside lower center", ncols=3)
+        return _svg(figure, "rates", "99th percentile of latency by offered rate")
 
 
-def _median(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
-    return statistics.median(map(figure, runs))
+def _median(runs: Sequence[Run], value: Callable[[Run], float]) -> float:
+    return statistics.median(map(value, runs))
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
@@ -227,8 +217,8 @@ def percentiles(results: Results) -> str:
             encoded[run.workers].append(run.histogram)
     if not encoded:
         return ""
-    with _drawing("percentiles", f"Latency by percentile, {which}", HEIGHT + 40) as drawing:
-        axes = drawing.figure.add_subplot(xlabel="percentile", title="latency, ms")
+    with _drawing(HEIGHT + 40) as figure:
+        axes = figure.add_subplot(xlabel="percentile", title="latency, ms")
         curves = {workers: _curve(histogram(*encoded[workers])) for workers in sorted(encoded)}
         for workers, (nines, values) in curves.items():
             style: Any = {"color": _colour(results, workers), "label": workers_text(workers)}
@@ -238,8 +228,8 @@ def percentiles(results: Results) -> str:
         axes.set_xticks([-np.log10(1 - mark / 100) for mark in marks], [f"{mark:g}" for mark in marks])
         axes.grid(visible=True, axis="x")
         _logarithmic(axes, [value for _, values in curves.values() for value in values])
-        drawing.figure.legend(loc="outside lower center", ncols=3)
-    return drawing.svg
+        figure.legend(loc="outside lower center", ncols=3)
+        return _svg(figure, "percentiles", f"Latency by percentile, {which}")
 
 
 def _curve(latencies: HdrHistogram) -> tuple[list[float], list[float]]:
@@ -247,64 +237,3 @@ def _curve(latencies: HdrHistogram) -> tuple[list[float], list[float]]:
     last = np.log10(max(latencies.get_total_count(), 1) / TAIL_MIN)
     nines = [float(nine) for nine in np.linspace(np.log10(2), max(last, 0.4), 120)]
     return nines, [max(latencies.get_value_at_percentile(100 * (1 - 10**-nine)), 1) / 1000 for nine in nines]
-
-
-def resources(results: Results) -> str:
-    """Memory, CPU and throttling by count."""
-    runs = results.counting("capacity")
-    if not any(run.memory or run.app_cpu for run in runs):
-        return ""
-    limits, counts = results.limits, results.setup.workers
-    panels: list[tuple[str, Sequence[Run], Callable[[Run], float | None]]] = [
-        (f"memory, MiB{_of((limits.memory or 0) / 2**20)}", runs, lambda run: run.memory and run.memory / 2**20),
-        (f"CPUs{_of(limits.cpus or 0)}", runs, lambda run: run.app_cpu),
-    ]
-    if limits.cpus:
-        panels.append(("throttled, % of periods", results.counting("latency") or runs, _throttled))
-    with _drawing("resources", "Memory, CPU and throttling by number of workers", 150 * len(panels)) as drawing:
-        for number, (title, measured, figure) in enumerate(panels, 1):
-            axes = drawing.figure.add_subplot(len(panels), 1, number, title=title, xlabel="workers", yticks=[])
-            heights = []
-            for place, workers in enumerate(counts):
-                known = [value for run in measured if run.workers == workers and (value := figure(run)) is not None]
-                heights.append(statistics.median(known) if known else 0.0)
-                axes.bar(place, heights[-1], color=_colour(results, workers), width=0.62)
-                text = f"{heights[-1]:.0f}" if heights[-1] >= 100 else f"{heights[-1]:.3g}"
-                _annotate(axes, text if known else "–", place, heights[-1], fontsize=11)
-            axes.set_xticks(range(len(counts)), [str(workers or "?") for workers in counts])
-            axes.set_ylim(0, max([*heights, 1e-9]) * 1.4)
-    return drawing.svg
-
-
-def _of(limit: float) -> str:
-    return f" (limit {limit:,.4g})" if limit else ""
-
-
-def _throttled(run: Run) -> float | None:
-    return None if run.throttled is None else 100 * run.throttled
-
-
-def change(results: Results) -> str:
-    """Draw new beside old, with intervals and the margin that a regression must exceed."""
-    changes = [change for change in results.baseline.changes if change.ratio] if results.baseline else []
-    if not changes:
-        return ""
-    with _drawing("change", "Change of the throughput since the baseline", 80 + 46 * len(changes)) as drawing:
-        axes = drawing.figure.add_subplot(xlabel="throughput beside the baseline, %")
-        axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=GRID, alpha=0.6, linewidth=0)
-        axes.axvline(0, color=MUTED, linewidth=1.5)
-        labels = []
-        for place, item in enumerate(changes):
-            if item.ratio:
-                value, low, high = (100 * (part - 1) for part in (item.ratio.value, item.ratio.low, item.ratio.high))
-                colour = ALERT if item.regression else GOOD if low > 0 else SERIES[0]
-                axes.plot([low, high], [place, place], color=colour, linewidth=3)
-                axes.plot(value, place, "o", color=colour, markersize=9)
-                _annotate(axes, change_text(item.ratio.value, 1), value, place)
-            within = f", {results.setup.slo_p99_ms:g} ms" if item.under_objective else ""
-            labels.append(workers_text(item.workers) + within)
-        axes.set_yticks(range(len(changes)), labels)
-        axes.set_ylim(len(changes) - 0.5, -0.7)
-        axes.grid(visible=False)
-        axes.margins(x=0.12)
-    return drawing.svg

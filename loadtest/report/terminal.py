@@ -3,11 +3,8 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,52 +19,48 @@ STYLE = {"valid": "green", "suspect": "yellow", "invalid": "red"}
 
 
 class Progress:
-    """Shows which run of how many is under way; without a terminal, one line for each run that is over."""
+    """Shows what is under way in a line that changes; a log gets one line for each stage and each run that is over."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.live = Live(console=console, refresh_per_second=4, transient=True)
+        self.status = console.status("")  # shows nothing where there is no terminal
         self.runs = self.number = 0
-        self.title = self.figures = ""
-        self.expected = 0.0
-        self.started = time.monotonic()
+        self.title = ""
+        self.end = 0.0
 
     def __enter__(self) -> "Progress":
-        if self.console.is_terminal:
-            self.live.start()
+        self.status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+        self.status.stop()
 
     def stage(self, text: str) -> None:
         """Show that something begins."""
-        self.title, self.figures = text, ""
+        self.title = text
+        self.status.update(text)
         if not self.console.is_terminal:
             self.console.print(text)
-        self._draw()
 
     def plan(self, runs: int, seconds: float) -> None:
         """Take in how many runs are to come, and about how long they take."""
-        self.runs, self.expected, self.started = runs, seconds, time.monotonic()
+        self.runs, self.end = runs, time.monotonic() + seconds
         self.console.print(f"{runs} runs, about {_time(seconds)}")
 
     def begin(self, step: Step) -> None:
         """Show the run."""
         self.number += 1
-        self.title, self.figures = f"run {self.number} of {self.runs}: {_name(step)}", "starting"
-        self._draw()
+        self.title = f"run {self.number} of {self.runs}, about {_time(self.end - time.monotonic())} left: {_name(step)}"
+        self.status.update(self.title)
 
     def records(self, recorded: Sequence[Record]) -> None:
         """Show what the generators saw in the last seconds for which all have reported."""
         done = records.complete(recorded, len({record.generator for record in recorded}))
         if done:
             load = records.measured(recorded, done[-1] - SHOWN + 1, done[-1])
-            errors = sum(load.failed.values())
             p99 = _p99(records.percentiles(load.latencies))
-            self.figures = f"{load.throughput:,.0f} requests/s  {p99}  {errors} errors"
-            self._draw()
+            errors = sum(load.failed.values())
+            self.status.update(f"{self.title}  {load.throughput:,.0f} requests/s  {p99}  {errors} errors")
 
     def done(self, run: Run) -> None:
         """Write the run's line."""
@@ -79,16 +72,6 @@ class Progress:
             f"  {reasons}" if reasons else "",
         )
         self.console.print(line, soft_wrap=True)
-
-    def _draw(self) -> None:
-        if not self.console.is_terminal:
-            return
-        parts: list[Any] = [Text(self.title, style="bold"), Text(self.figures)]
-        if self.runs:
-            passed = time.monotonic() - self.started
-            total = max(self.expected, passed)
-            parts += [ProgressBar(total=total, completed=passed, width=40), Text(f"about {_time(total - passed)} left")]
-        self.live.update(Group(*parts))
 
 
 def _name(step: Step) -> str:

@@ -6,7 +6,6 @@ import urllib.request
 from collections.abc import Callable
 
 from greenstack.cli.console import CommandError
-from loadtest.generator import Generators
 from loadtest.schedule import Kind
 from loadtest.targets.worker_probe import Snapshot
 
@@ -51,10 +50,6 @@ class Target:
     def versions(self) -> dict[str, str]:
         """Return the versions of what only the target knows, by name."""
         return {}
-
-    def generators(self, count: int) -> Generators:
-        """Return `count` load generators that reach `url`."""
-        return Generators(count)
 
     def close(self) -> None:
         """Stop and remove everything that was started. Called once, whatever happened."""

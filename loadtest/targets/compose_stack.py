@@ -3,18 +3,15 @@
 import contextlib
 import hashlib
 import json
-import os
-import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from greenstack.cli import ROOT, containers, docker
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
-from loadtest.generator import Ended, Generators, free_port, last_line, roles
+from loadtest.generator import free_port
 from loadtest.schedule import Kind
 from loadtest.targets import READY_DEADLINE, NotReadyError, Target, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
@@ -38,7 +35,7 @@ class ComposeStack(Target):
         self.environment = environment
         self.port = free_port()
         self.building: dict[str, str] = {}
-        self.started = self.generators_built = False
+        self.started = False
 
     def _compose(self, **extra: str) -> docker.Compose:
         own = {"COMPOSE_PROJECT_NAME": PROJECT, "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(self.port)}
@@ -116,16 +113,6 @@ class ComposeStack(Target):
             "docker": docker.output("version", "--format", "{{.Server.Version}}").strip(),
         }
 
-    def generators(self, count: int) -> Generators:
-        """Return one process of this machine, or several containers beside the stack."""
-        if count == 1:
-            return Generators()
-        generators = ComposeGenerators(count, self._compose)
-        if not self.generators_built:
-            generators.build()
-            self.generators_built = True
-        return generators
-
     def close(self) -> None:
         """Remove the project with its networks and volumes; the images stay."""
         if self.started:
@@ -149,53 +136,3 @@ def _is_here(container: str, pid: int) -> bool:
         return container in Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return False
-
-
-class ComposeGenerators(Generators):
-    """Containers of the stack's own Compose project, which `compose(NAME=value)` returns; see loadtest/compose.yaml."""
-
-    def __init__(self, count: int, compose: Callable[..., docker.Compose]) -> None:
-        super().__init__(count)
-        self.compose = compose
-
-    def _compose(self, **extra: str) -> docker.Compose:
-        files = f"compose.yaml{os.pathsep}loadtest/compose.yaml"
-        return self.compose(COMPOSE_FILE=files, COMPOSE_PROFILES="loadtest", **extra)
-
-    def pids(self) -> list[int]:
-        """Return the containers' first processes, as this machine sees them."""
-        return [_pid(container.id) for container in self._compose().containers("generator-master", "generator")]
-
-    def address(self, url: str) -> str:
-        """Return nginx's name in their common network."""
-        return "http://nginx:8080"
-
-    def build(self) -> None:
-        """Build their image."""
-        self._compose().quiet("build", "generator-master")
-
-    @contextlib.contextmanager
-    def launched(self, arguments: list[str], path: Path) -> Iterator[Ended]:
-        """Run them: the master writes records into the folder of `path`, which it sees as /records."""
-        master, worker, *_ = roles(self.count, "generator-master", 5557)
-        compose = self._compose(
-            GENERATOR_MASTER=shlex.join([*arguments, *master, "--seconds", f"/records/{path.name}"]),
-            GENERATOR_WORKER=shlex.join([*arguments, *worker]),
-            GENERATOR_RECORDS=str(path.parent),
-            GENERATOR_USER=f"{os.getuid()}:{os.getgid()}",
-        )
-        services = ("generator-master", "generator")
-        scale = f"--scale=generator={self.count}"
-        try:
-            compose.quiet("up", "--detach", "--no-deps", "--force-recreate", scale, *services)
-            yield lambda: _why_ended(compose, services)
-        finally:
-            compose.quiet("rm", "--stop", "--force", *services)
-
-
-def _why_ended(compose: docker.Compose, services: tuple[str, ...]) -> str | None:
-    for container in compose.containers(*services):
-        if container.state != "running":
-            log = compose.output("logs", "--no-log-prefix", "--tail", "3", container.service)
-            return f"{container.name}: status {container.exit_code}: {last_line(log)}"
-    return None

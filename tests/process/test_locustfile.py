@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
 from greenstack.cli import ROOT
-from loadtest.generator import BOOT_DEADLINE, Demand, Generators, records
+from loadtest.generator import BOOT_DEADLINE, Demand, records, running
 from tests.chaos.load import until
 
 RATE = 200  # requests/s
@@ -51,7 +51,7 @@ class App:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *options: str) -> Iterator[App]:
+def serving(folder: Path, *options: str) -> Iterator[App]:
     app = App(folder, *options)
     try:
         yield app
@@ -63,7 +63,7 @@ def running(folder: Path, *options: str) -> Iterator[App]:
 def measured(app: App, rate: float, length: int, event: Callable[[], None] = lambda: None) -> records.Load:
     """Offer `rate` for `length` seconds, let `event` happen in the third of them; give what came of it."""
     pending = [event]
-    with Generators().running(Demand(app.url, "1", rate=rate)) as stream:
+    with running(Demand(app.url, "1", rate=rate)) as stream:
 
         def progress(_: list[records.Record]) -> None:
             if pending and len(stream.seconds) >= 2:
@@ -87,7 +87,7 @@ def slowest_twentieth(load: records.Load) -> float:
 
 
 def test_the_open_loop_sends_at_random_at_its_rate(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH)
         gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
     # Of exponential gaps one of e is above the mean; of regular ones it is every other.
@@ -99,7 +99,7 @@ def test_the_open_loop_sends_at_random_at_its_rate(tmp_path: Path) -> None:
 
 
 def test_requests_wait_while_the_server_stands_still(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH, lambda: app.process.send_signal(signal.SIGUSR1))
     # A sixth of all came in that second; a closed loop would have sent one request, and waited.
     assert slowest_twentieth(load) > 0.3
@@ -114,16 +114,16 @@ def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
         for process in held:
             process.resume()
 
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH, hold_generators)
     assert load.generator.late_p99_ms > 300
     assert slowest_twentieth(load) > 0.3, "although the server answered at once"
 
 
 def test_arrivals_beyond_what_may_be_in_flight_are_counted(tmp_path: Path) -> None:
-    with running(tmp_path, "mute") as app:
+    with serving(tmp_path, "mute") as app:
         # No answer, no failure: the stream would not know that anything has begun.
-        with Generators().running(Demand(app.url, "1", rate=1000)) as stream:
+        with running(Demand(app.url, "1", rate=1000)) as stream:
             until(
                 lambda: stream.refresh() or sum(record.dropped for record in stream.records) > 100,
                 20,
@@ -132,8 +132,17 @@ def test_arrivals_beyond_what_may_be_in_flight_are_counted(tmp_path: Path) -> No
         assert len(app.arrivals) <= 1000 * 1.2
 
 
+def test_several_generators_share_the_load(tmp_path: Path) -> None:
+    with serving(tmp_path) as app, running(Demand(app.url, "1", rate=RATE), 2) as stream:
+        stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
+        load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
+    assert load.generator.count == 2
+    assert load.throughput == pytest.approx(RATE, rel=0.2)
+    assert not load.failed
+
+
 def test_it_works_alone(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
         done = subprocess.run(
             [*command, "-u", "4", "-t", "2s"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60

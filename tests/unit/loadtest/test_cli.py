@@ -98,12 +98,7 @@ def only_folder(tmp_path):
 def test_recommendation_is_exit_0(world, tmp_path, capsys):
     assert run() == 0
     folder = only_folder(tmp_path)
-    assert {path.name for path in folder.iterdir()} == {
-        "report.html",
-        "results.json",
-        "recommendation.env",
-        "summary.md",
-    }
+    assert {path.name for path in folder.iterdir()} == {"report.html", "results.json", "recommendation.env"}
     saved = results.read(folder, "X")
     assert saved.state == "complete"
     assert saved.setup.workers == [1, 2, 3]
@@ -241,7 +236,7 @@ def test_less_under_the_objective_is_a_regression_too(world, tmp_path, monkeypat
     changes = results.read(new, "X").baseline.changes
     assert {(change.workers, change.under_objective) for change in changes if change.regression} >= {(2, True)}
     assert not [change for change in changes if change.regression and not change.under_objective]
-    assert "within 100 ms" in (new / "summary.md").read_text()
+    assert "within 100 ms" in (new / "report.html").read_text()
 
 
 def test_two_at_once_are_refused(world):

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadtest import measure
-from loadtest.generator import GeneratorError
+from greenstack.cli.console import CommandError
+from loadtest import generator, measure
 from loadtest.schedule import Step
 from loadtest.targets import NotReadyError, Target
 from loadtest.targets.compose_stack import ComposeStack
@@ -13,28 +13,23 @@ from tests.unit.loadtest import sample
 from tests.unit.loadtest.test_records import a_second
 
 
-class Answered(Target):
-    """Has been loaded for ten seconds already."""
-
-    def generators(self, count):
-        records = [a_second(second, 1000) for second in range(100, 130)]
-        stream = SimpleNamespace(records=records, seconds=[record.second for record in records])
-        stream.wait_for = lambda ready, deadline, progress: ready(stream.seconds)
-
-        @contextmanager
-        def running(demand):
-            yield stream
-
-        return SimpleNamespace(address=lambda url: url, pids=list, running=running)
+@contextmanager
+def recorded(_demand, _count):
+    """Return the stream of a generator that has run for half a minute."""
+    records = [a_second(second, 1000) for second in range(100, 130)]
+    stream = SimpleNamespace(records=records, seconds=[record.second for record in records])
+    stream.wait_for = lambda ready, deadline, progress: ready(stream.seconds)
+    yield stream
 
 
 @pytest.mark.parametrize(
     ("controls", "shares", "known"), [(True, True, True), (False, True, False), (False, False, True)]
 )
-def test_an_application_of_others_is_not_taken_for_other_programs(controls, shares, known):
+def test_an_application_of_others_is_not_taken_for_other_programs(controls, shares, known, monkeypatch):
     results = sample.results(mode="quick", workers=(2,))
     results.shares_cpus = shares
-    target = Answered("http://127.0.0.1:1")
+    monkeypatch.setattr(generator, "running", recorded)
+    target = Target("http://127.0.0.1:1")
     target.controls_workers = controls
     run = measure.run(target, Step(0, "capacity", 2), results)
     assert (run.others is not None) == known
@@ -44,9 +39,7 @@ def test_an_application_of_others_is_not_taken_for_other_programs(controls, shar
     assert not Target.controls_workers
 
 
-@pytest.mark.parametrize(
-    ("failure", "blame"), [(NotReadyError("a", "b"), "target"), (GeneratorError("b"), "generator")]
-)
+@pytest.mark.parametrize(("failure", "blame"), [(NotReadyError("a", "b"), "target"), (CommandError("b"), "generator")])
 def test_a_run_that_failed_says_who_is_to_blame(failure, blame):
     run = measure.failed_run(Step(1, "latency", 2, 100.0), sample.results(mode="quick", workers=(2,)), failure)
     assert (run.state, run.findings[0].blame, run.findings[0].reason) == ("invalid", blame, "b")

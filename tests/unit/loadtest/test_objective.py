@@ -7,7 +7,7 @@ from loadtest.rules.objective import UnknownError, capacity, keeps
 RATES = (100.0, 200.0, 300.0, 400.0)
 
 
-def at(offered, came, throughput, p99=5.0, failed=0, dropped=0):
+def at(offered, came, throughput, *, p99=5.0, failed=0, dropped=0):
     """Return a run of ten seconds at `offered` requests/s."""
     generator = Generator(sent=int(came * 10) - dropped, dropped=dropped)
     percentiles = {} if p99 is None else {"99": p99}
@@ -17,7 +17,7 @@ def at(offered, came, throughput, p99=5.0, failed=0, dropped=0):
 
 
 def points(*p99):
-    return [at(rate, rate, rate, value) for rate, value in zip(RATES, p99, strict=False)]
+    return [at(rate, rate, rate, p99=value) for rate, value in zip(RATES, p99, strict=False)]
 
 
 def test_crossing_lies_between_the_last_good_and_the_first_bad_rate():

@@ -1,5 +1,5 @@
 """The worker-count experiment: it measures how many workers an application needs on this machine.
 
-`python -m loadtest` (or `make loadtest`) runs it. The core is pure and small: `schedule` says what is
-run in which order, `validity` which runs count, `decision` what follows. Everything else feeds them.
+`python -m loadtest` (or `make loadtest`) runs it. `schedule` says what is run, `measure` runs it with the load of
+`generator` on one of `targets`, `rules` say which runs count and what follows, `report` shows it.
 """

@@ -15,7 +15,6 @@ whether or not earlier ones were answered, and latency counts from when a reques
 # (Locust declares parts of its own interface without types, and options and runner as optional though they are set.)
 
 import random
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +29,7 @@ from locust import FastHttpUser, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Locust knows only this file's own folder
-
-from loadtest.recorder import Lines, Recorder
+from loadtest.generator.records import Recorder
 
 CHECKED = 20  # every so many answers the body is compared; comparing all would cost the generator a tenth
 IN_FLIGHT_MAX = 1000  # requests of the open loop; what is due beyond them is counted as dropped
@@ -90,7 +87,6 @@ class Caller(FastHttpUser):
         place = getattr(self.environment.runner, "worker_index", 0)  # among several generators
         self.random = random.Random(f"{options.seed}/{place}/{Caller.numbered}")  # noqa: S311 - repeatable
         Caller.numbered += 1
-        self.check = options.check
         self.asked = 0
         # A redirect is an answer other than the expected one, and not to be followed.
         self.client.client.redirect_response_codes = frozenset()  # type: ignore[misc] # per client is what is wanted
@@ -105,7 +101,7 @@ class Caller(FastHttpUser):
             self.asked += 1
             if response.status_code != 200:
                 response.failure(f"status {response.status_code}" if response.status_code else str(response.error))
-            elif self.check and self.asked % CHECKED == 1 and not _is(call.answer, response):
+            elif self.asked % CHECKED == 1 and not _is(call.answer, response):
                 response.failure("wrong body")
 
 
@@ -154,7 +150,6 @@ def add_options(parser: Any) -> None:
     """Declare what this scenario knows beyond Locust's own options."""
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, open loop; 0: closed loop")
     parser.add_argument("--seed", default="1", help="of ids, queries and arrival times")
-    parser.add_argument("--check", type=int, default=1, help="1: compare bodies by sample; 0: never")
     parser.add_argument("--generators", type=int, default=1, help="Locust workers that share the rate")
     parser.add_argument("--seconds", default="", include_in_web_ui=False, help="file for one record a second")
 
@@ -167,7 +162,7 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     environment.events.request.add_listener(count)
     OpenLoop.fixed_count = environment.parsed_options.generators
     if isinstance(runner, WorkerRunner):
-        unsent: list[dict[str, Any]] = []
+        unsent: list[str] = []
         environment.events.report_to_master.add_listener(lambda data, **_: data.update(seconds=take(unsent)))
         gevent.spawn(record, environment, unsent.append)
         return
@@ -175,36 +170,34 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(choose_loop)  # the web page may have changed the rate
     if not environment.parsed_options.seconds:
         return
-    lines = Lines(Path(environment.parsed_options.seconds))
+    file = Path(environment.parsed_options.seconds).open("a", buffering=1)  # noqa: SIM115 - open as long as Locust runs
     if isinstance(runner, MasterRunner):
-        environment.events.worker_report.add_listener(
-            lambda data, **_: [lines.write(second) for second in data.get("seconds", ())]
-        )
+        environment.events.worker_report.add_listener(lambda data, **_: file.writelines(data.get("seconds", ())))
     else:
-        gevent.spawn(record, environment, lines.write)
+        gevent.spawn(record, environment, file.write)
 
 
 def choose_loop(environment: Environment, **_: Any) -> None:
-    """Run open-loop users where a rate is wanted, else closed-loop ones."""
+    """Run open-loop users where a rate is given, else closed-loop ones."""
     environment.user_classes = [OpenLoop if environment.parsed_options.rate else ClosedLoop]
 
 
-def count(request_type: str, name: str, response_time: float, exception: Exception | None, **_: Any) -> None:
+def count(response_time: float, exception: Exception | None, **_: Any) -> None:
     """Hand every answer to the recorder."""
-    recorder.answered(f"{request_type} {name}", response_time, None if exception is None else str(exception)[:80])
+    recorder.answered(response_time, None if exception is None else str(exception)[:80])
 
 
-def take(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Empty `items` and give what was in it."""
-    taken = items[:]
-    items.clear()
+def take(lines: list[str]) -> list[str]:
+    """Empty `lines` and return what was in them."""
+    taken = lines[:]
+    lines.clear()
     return taken
 
 
-def record(environment: Environment, write: Callable[[dict[str, Any]], None]) -> None:
+def record(environment: Environment, write: Callable[[str], object]) -> None:
     """Write one record at the end of every second of the clock, so that several generators agree."""
     gevent.spawn(recorder.measure_lag)
     while True:
         gevent.sleep(1 - time.time() % 1)
         # Half a second back is safely within the second that has just ended, even when this wakes late.
-        write(recorder.close_second(int(time.time() - 0.5), environment.runner.user_count))
+        write(recorder.close_second(int(time.time() - 0.5), environment.runner.user_count).line())

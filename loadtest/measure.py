@@ -1,70 +1,83 @@
 """One run: put a load on a target that is up, wait until it is steady, measure, judge."""
 
-import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any
+from collections.abc import Mapping
 
 from greenstack.cli.console import CommandError
-from loadtest import generator, machine, seconds, validity
-from loadtest.fleet import Fleet
-from loadtest.results import FindingResult, GeneratorResult, RouteResult, Run, WorkerResult
-from loadtest.schedule import WARM_UP_MIN, Plan, Step, seconds_of
-from loadtest.targets import NotReadyError, Snapshot, Target
+from loadtest import generator, host
+from loadtest.generator import BOOT_DEADLINE, Demand, Progress, Stream, records
+from loadtest.results import Blame, Finding, Pilot, Results, Run
+from loadtest.rules import validity
+from loadtest.schedule import PILOT_SECONDS, WARM_UP_MIN, Step, seconds_of
+from loadtest.targets import NotReadyError, Target
+from loadtest.targets.worker_probe import Snapshot
 
-Progress = Callable[[list[dict[str, Any]]], None]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What is the same for all runs of an experiment."""
-
-    plan: Plan
-    seed: int
-    fleet: Fleet
-    users: int  # of the closed loop
-    ceiling: float | None  # requests/s
-    cpus: float | None  # that the application may use
-    hidden: bool = False  # it runs on this machine, but which processes it is cannot be known
+ENOUGH = 0.93  # of the most that was reached; above, more users only wait longer
+USERS_PER_WORKER = 4  # at least: some of a worker's requests must wait, or it idles between two answers
+RISING = 1.10  # the last step still brought a tenth
 
 
-def run(target: Target, step: Step, its: Conditions, progress: Progress = lambda _: None) -> Run:
+def run(target: Target, step: Step, results: Results, progress: Progress = lambda _: None) -> Run:
     """Measure `step` on `target`, which is up with the right number of workers."""
+    setup, users = results.setup, _users(results)
     # Other arrivals in each round: one unlucky sequence shall not meet every count in every round.
-    seed = f"{its.seed}/{step.round}"
-    demand = generator.Demand(its.fleet.address(target.url), seed, users=its.users, rate=step.offered)
-    with generator.running(demand, its.fleet) as stream:
+    demand = Demand(target.url, f"{setup.seed}/{step.round}", users, step.offered)
+    with generator.running(demand, setup.generators) as stream:
+        stream.wait_for(lambda done: len(done) >= WARM_UP_MIN, BOOT_DEADLINE, progress)
+        before, usage = target.snapshot(), host.Usage.now()
+        window = _Window(stream, seconds_of(step, setup.plan), setup.plan.warm_up)
+        stream.wait_for(window.is_full, setup.plan.warm_up + window.length + BOOT_DEADLINE, progress)
+        after, usage_after = target.snapshot(memory=True), host.Usage.now()
+        roots = [os.getpid(), *target.roots()]
+    load = records.measured(stream.records, window.first, window.first + window.length - 1)
+    others = host.others(usage, usage_after, roots)
+    measured = Run(
+        **vars(step),
+        users=load.generator.count if step.offered else users,
+        started=window.first,
+        elapsed=load.elapsed,
+        settled=window.settled,
+        throughput=load.throughput,
+        answers=load.answered,
+        failed=load.failed,
+        percentiles=records.percentiles(load.latencies),
+        histogram=records.encode(load.latencies),
+        per_second=load.per_second,
+        generator=load.generator,
+        # An application of others on this machine cannot be told from other programs.
+        others=None if results.shares_cpus and not target.controls_workers else others.share,
+        loudest=others.loudest,
+        steal=others.steal,
+    )
+    if before and after:
+        _add_application(measured, before, after)
+    measured.findings = validity.judge(measured, results.limits.cpus or results.limits.usable_cpus)
+    return measured
 
-        def tick() -> None:
-            progress(stream.records)
 
-        stream.wait_for(lambda done: len(done) >= WARM_UP_MIN, generator.BOOT_DEADLINE, tick)
-        before, usage_before = target.snapshot(), machine.Usage.now()
-        window = _Window(stream, seconds_of(step, its.plan), its.plan.warm_up)
-        stream.wait_for(window.full, its.plan.warm_up + window.length + generator.BOOT_DEADLINE, tick)
-        after, usage_after = target.snapshot(memory=True), machine.Usage.now()
-        roots = [os.getpid(), *its.fleet.pids(), *(after.roots if after else ())]
-    load = seconds.measured(stream.records, window.first, window.first + window.length - 1)
-    around = machine.others(usage_before, usage_after, roots)
-    if its.hidden:
-        around = replace(around, share=None)
-    return _result(step, its, _Outcome(load, window.settled, window.first, _Seen.of(before, after), around))
+def failed_run(step: Step, results: Results, failure: CommandError) -> Run:
+    """Return the record of a run that never was, because the target or the generator did not come up."""
+    blame: Blame = "target" if isinstance(failure, NotReadyError) else "generator"
+    finding = Finding("invalid", blame, failure.lines[-1][:300])
+    return Run(**vars(step), users=_users(results), started=time.time(), findings=[finding])
+
+
+def _users(results: Results) -> int:
+    return results.pilot.chosen if results.pilot else 1
 
 
 class _Window:
     """Chooses the seconds that are measured: from the first steady one on, as soon as there is one."""
 
-    def __init__(self, stream: generator.Stream, length: int, warm_up: int) -> None:
+    def __init__(self, stream: Stream, length: int, warm_up: int) -> None:
         self.stream, self.length, self.warm_up = stream, length, warm_up
         self.first = 0
         self.settled = False
 
-    def full(self, done: list[int]) -> bool:
+    def is_full(self, done: list[int]) -> bool:
         if not self.first:
-            index = seconds.settled_at(seconds.throughputs(self.stream.records, done))
+            index = records.settled_at(records.throughputs(self.stream.records, done))
             if index is not None:
                 self.first, self.settled = done[index], True
             elif len(done) > self.warm_up:
@@ -72,150 +85,36 @@ class _Window:
         return self.first > 0 and done[-1] >= self.first + self.length - 1
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What two snapshots of the application say about the time between them."""
-
-    cpu: float | None
-    throttled: float | None
-    memory: int | None
-    workers: list[WorkerResult]
-    replaced: int
-
-    @classmethod
-    def of(cls, before: Snapshot | None, after: Snapshot | None) -> "_Seen":
-        if not before or not after:
-            return cls(None, None, None, [], 0)
-        old, new = before.app, after.app
-        passed = max(new["time"] - old["time"], 1e-6)
-        workers = [
-            WorkerResult(cpu=(one["cpu"] - old["workers"][pid]["cpu"]) / passed, memory=one["memory"])
-            for pid, one in new["workers"].items()
-            if pid in old["workers"]
-        ]
-        throttled = None
-        if old["throttled"] and new["throttled"] and (periods := new["throttled"][1] - old["throttled"][1]):
-            throttled = (new["throttled"][0] - old["throttled"][0]) / periods
-        sizes = [new["arbiter_memory"], *(one["memory"] for one in new["workers"].values())]
-        known = [size for size in sizes if size is not None]
-        return cls(
-            cpu=max(0.0, new["cpu"] - old["cpu"]) / passed,
-            throttled=throttled,
-            memory=sum(known) if len(known) == len(sizes) else None,
-            workers=sorted(workers, key=lambda worker: -worker.cpu),
-            replaced=len(new["workers"].keys() ^ old["workers"].keys()),
-        )
+def _add_application(measured: Run, before: Snapshot, after: Snapshot) -> None:
+    """Add what two snapshots of the application say about the time between them."""
+    measured.app_cpu = max(0.0, after.cpu - before.cpu) / max(after.time - before.time, 1e-6)
+    if periods := after.periods - before.periods:
+        measured.throttled = (after.throttled - before.throttled) / periods
+    measured.memory = after.memory
+    measured.workers_running = len(after.workers)
+    measured.workers_replaced = len(set(after.workers) ^ set(before.workers))
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    load: seconds.Load
-    settled: bool
-    first: int
-    seen: _Seen
-    around: machine.Others
+def pilot(target: Target, workers: int, results: Results, progress: Progress) -> Pilot:
+    """Return how many users of the closed loop reach the capacity of `target`, which is up with `workers`."""
+    rates = {users: _throughput(target, users, results, progress) for users in results.setup.plan.pilot}
+    chosen, rising = choose_users(rates, least=USERS_PER_WORKER * (workers or 1))
+    return Pilot(workers, rates, chosen, rising)
 
 
-def _result(step: Step, its: Conditions, outcome: _Outcome) -> Run:
-    load, seen, generated = outcome.load, outcome.seen, outcome.load.generator
-    percentiles = seconds.percentiles(load.latencies)
-    findings = validity.judge(_facts(step, its, outcome, "99" in percentiles))
-    return Run(
-        round=step.round,
-        phase=step.phase,
-        workers=step.workers or None,
-        offered=step.offered,
-        users=generated.count if step.offered else its.users,
-        started=outcome.first,
-        elapsed=load.elapsed,
-        settled=outcome.settled,
-        throughput=load.throughput,
-        answers=load.answered,
-        failed=dict(load.failed),
-        percentiles=percentiles,
-        routes={name: _route(route) for name, route in sorted(load.routes.items())},
-        per_second=load.per_second,
-        generator=GeneratorResult(
-            cpu=generated.cpu,
-            busy=generated.busy,
-            lag_p99_ms=generated.lag_p99_ms,
-            late_p99_ms=generated.late_p99_ms,
-            sent=generated.sent,
-            dropped=generated.dropped,
-        ),
-        app_cpu=seen.cpu,
-        throttled=seen.throttled,
-        memory=seen.memory,
-        workers_seen=seen.workers,
-        workers_replaced=seen.replaced,
-        others=outcome.around.share,
-        steal=outcome.around.steal,
-        state=validity.worst(findings),
-        findings=[FindingResult(state=one.state, blame=one.blame, reason=one.reason) for one in findings],
-    )
+def choose_users(throughput: Mapping[int, float], least: int = 1) -> tuple[int, bool]:
+    """Choose the users, `least` or more, for requests/s by users; also say if it was still rising at the most."""
+    most = max(throughput.values())
+    enough = [users for users, rate in throughput.items() if rate >= ENOUGH * most and users >= least]
+    chosen = min(enough, default=max(throughput))
+    ordered = [throughput[users] for users in sorted(throughput)]
+    rising = len(ordered) > 1 and chosen == max(throughput) and ordered[-1] > RISING * ordered[-2]
+    return chosen, rising
 
 
-def _route(route: seconds.Route) -> RouteResult:
-    return RouteResult(
-        answers=route.answered,
-        failed=dict(route.failed),
-        percentiles=seconds.percentiles(route.latencies),
-        histogram=route.latencies.encode().decode(),
-    )
-
-
-def _facts(step: Step, its: Conditions, outcome: _Outcome, has_p99: bool) -> validity.Facts:
-    load, seen, around = outcome.load, outcome.seen, outcome.around
-    half = len(load.per_second) // 2
-    # What its workers could use at most: no more than one CPU each, no more than its limit.
-    usable = min(step.workers or math.inf, its.cpus or math.inf)
-    return validity.Facts(
-        open_loop=step.offered is not None,
-        busy=load.generator.busy,
-        lag_p99_ms=load.generator.lag_p99_ms,
-        late_p99_ms=load.generator.late_p99_ms,
-        sent=load.generator.sent,
-        dropped=load.generator.dropped,
-        came=(load.generator.sent + load.generator.dropped) / load.elapsed if load.elapsed else 0.0,
-        throughput=load.throughput,
-        ceiling=its.ceiling,
-        answers=load.answered,
-        failed=dict(load.failed),
-        has_p99=has_p99,
-        settled=outcome.settled,
-        halves=(fmean(load.per_second[:half]), fmean(load.per_second[half:])) if half else (0.0, 0.0),
-        others=around.share,
-        loudest=around.loudest,
-        steal=around.steal,
-        app_share=seen.cpu / usable if seen.cpu is not None else None,
-        workers_wanted=step.workers or None if seen.cpu is not None else None,
-        workers_seen=len(seen.workers),
-        workers_replaced=seen.replaced,
-    )
-
-
-def failed_run(step: Step, its: Conditions, failure: CommandError) -> Run:
-    """Give the record of a run that never was, because the target or the generator did not come up."""
-    blame: validity.Blame = "target" if isinstance(failure, NotReadyError) else "generator"
-    finding = FindingResult(state="invalid", blame=blame, reason=failure.lines[-1][:300])
-    return Run(
-        round=step.round,
-        phase=step.phase,
-        workers=step.workers or None,
-        offered=step.offered,
-        users=its.users,
-        started=time.time(),
-        elapsed=0,
-        settled=False,
-        throughput=0,
-        answers=0,
-        failed={},
-        percentiles={},
-        routes={},
-        per_second=[],
-        generator=GeneratorResult(cpu=0, busy=0, lag_p99_ms=0, late_p99_ms=0, sent=0, dropped=0),
-        workers_seen=[],
-        workers_replaced=0,
-        state="invalid",
-        findings=[finding],
-    )
+def _throughput(target: Target, users: int, results: Results, progress: Progress) -> float:
+    demand = Demand(target.url, str(results.setup.seed), users)
+    with generator.running(demand, results.setup.generators) as stream:
+        stream.wait_for(lambda done: len(done) > PILOT_SECONDS, BOOT_DEADLINE, progress)
+        done = stream.seconds[1:]  # the first one is cut
+        return records.measured(stream.records, done[0], done[-1]).throughput

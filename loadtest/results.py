@@ -1,151 +1,120 @@
-"""results.json: what an experiment was, what it measured, what follows. Written whole after every run.
+"""The data of an experiment: what it was, what it measured, what follows. results.json is these types as JSON.
 
-The models are the definition. `version` grows with every change that breaks a reader.
+It is written whole after every run. `version` grows with every change that breaks a reader.
 """
 
-import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from greenstack.cli.console import REFUSED, CommandError
+from loadtest.generator.records import Generator
+from loadtest.schedule import Kind, Mode, Plan, Step
 
-VERSION = 1
 FILE = "results.json"
 
+State = Literal["valid", "suspect", "invalid"]
+Blame = Literal["generator", "host", "target", ""]
+Standing = Literal["best", "close", "slower", "unclear"]
+Answer = Literal["recommend", "no_difference", "measured", "cannot_recommend"]
 
-class Model(BaseModel):
-    """A part of the file; unknown keys are an error, because a misspelt one would be lost silently."""
 
-    model_config = ConfigDict(extra="forbid")
-
-
-class Machine(Model):
+@dataclass
+class Machine:
     """Where it ran. What must agree between two results that are compared is here and in `Limits`."""
 
     cpu: str
     cpus: int
-    memory: int = Field(description="bytes")
+    memory: int  # bytes
     kernel: str
     system: str
-    virtual: bool | None = None
+    virtual: bool
 
 
-class Limits(Model):
-    """What the application was allowed."""
+@dataclass
+class Limits:
+    """What the application was allowed; None: no limit, or unknown."""
 
-    cpus: float | None = Field(default=None, description="CPUs of its quota or affinity; null: all")
-    usable_cpus: int | None = Field(default=None, description="the same, as a whole number of CPUs")
-    memory: int | None = Field(default=None, description="bytes; null: no limit")
-    chosen: bool = Field(default=False, description="the CPUs by the load test: more, and it would be the limit itself")
+    cpus: float | None = None
+    usable_cpus: int | None = None  # the same, as a whole number of CPUs
+    memory: int | None = None  # bytes
 
 
-class Setup(Model):
+@dataclass
+class Setup:
     """How the experiment was set up."""
 
-    mode: Literal["quick", "full"]
-    target: Literal["containers", "processes", "url"]
+    mode: Mode
+    target: Kind
     url: str
     profile: str
     seed: int
     generators: int
-    workers: list[int] = Field(description="the counts compared; empty: the target's own, unknown")
-    current: int | None = Field(default=None, description="the count in force without the experiment")
-    current_is_set: bool = Field(default=False, description="somebody chose it; it is not the default")
-    rounds: int
-    capacity_seconds: int
-    latency_seconds: int
-    warm_up_seconds: int
+    workers: list[int]  # the counts compared; 0: those that run there
+    current: int  # the count in force without the experiment; 0: unknown
+    current_is_set: bool  # somebody chose it; it is not the default
+    plan: Plan
     slo_p99_ms: float
-    commands: list[str] = Field(description="what to type to repeat it")
+    command: str = ""  # what to type to repeat it
 
 
-class Ceiling(Model):
-    """What the generator reaches against a fixed answer."""
+@dataclass
+class Pilot:
+    """Throughput by concurrency before the experiment: it chooses the users of the closed loop."""
 
-    server: str
-    throughput: float = Field(description="requests/s")
-    busy: float
-
-
-class Pilot(Model):
-    """Throughput by concurrency before the experiment: chooses the users of the closed loop."""
-
-    workers: int | None
-    users: dict[int, float] = Field(description="users → requests/s")
+    workers: int
+    users: dict[int, float]  # users → requests/s
     chosen: int
-    rising: bool = Field(description="even the most users tried were not enough to find the capacity")
+    rising: bool  # even the most users tried were not enough to find the capacity
 
 
-class RouteResult(Model):
-    """One route of one run."""
-
-    answers: int
-    failed: dict[str, int]
-    percentiles: dict[str, float] = Field(description="ms; only those with enough samples")
-    histogram: str = Field(description="HdrHistogram of µs, V2, compressed, base64")
-
-
-class WorkerResult(Model):
-    """One worker process during one run."""
-
-    cpu: float = Field(description="CPUs")
-    memory: int | None = Field(default=None, description="bytes, PSS")
-
-
-class GeneratorResult(Model):
-    """How the generator did; shares are of one CPU, of the busiest generator."""
-
-    cpu: float
-    busy: float = Field(description="on a CPU or waiting for one")
-    lag_p99_ms: float
-    late_p99_ms: float
-    sent: int
-    dropped: int
-
-
-class FindingResult(Model):
+@dataclass
+class Finding:
     """One thing that is wrong with a run."""
 
-    state: Literal["valid", "suspect", "invalid"]
-    blame: Literal["generator", "host", "target", ""]
+    state: State
+    blame: Blame
     reason: str
 
 
-class Run(Model):
-    """One run: one visit of one worker count, at one load."""
+@dataclass
+class Run(Step):
+    """One run, what it measured and what is wrong with it. None is unknown."""
 
-    round: int
-    phase: Literal["capacity", "latency"]
-    workers: int | None
-    offered: float | None = Field(default=None, description="requests/s of the open loop; null: closed loop")
-    users: int
-    started: float = Field(description="seconds of the epoch, of the measurement's begin")
-    elapsed: float = Field(description="seconds measured")
-    settled: bool
-    throughput: float = Field(description="right answers/s")
-    answers: int
-    failed: dict[str, int]
-    percentiles: dict[str, float] = Field(description="ms, all routes")
-    routes: dict[str, RouteResult]
-    per_second: list[float]
-    generator: GeneratorResult
-    app_cpu: float | None = Field(default=None, description="CPUs")
-    throttled: float | None = Field(default=None, description="share of the periods of the CPU quota")
-    memory: int | None = Field(default=None, description="bytes, PSS of all its processes")
-    workers_seen: list[WorkerResult]
-    workers_replaced: int
-    others: float | None = Field(default=None, description="share of all CPUs, by programs outside the experiment")
-    steal: float | None = Field(default=None, description="share of all CPUs")
-    state: Literal["valid", "suspect", "invalid"]
-    findings: list[FindingResult]
+    users: int = 0
+    started: float = 0.0  # s of the epoch, of the measurement's begin
+    elapsed: float = 0.0  # s measured
+    settled: bool = False
+    throughput: float = 0.0  # right answers/s
+    answers: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    percentiles: dict[str, float] = field(default_factory=dict)  # ms; only those with enough samples
+    histogram: str = ""  # HdrHistogram of µs, V2, compressed, base64
+    per_second: list[float] = field(default_factory=list)
+    generator: Generator = field(default_factory=Generator)
+    app_cpu: float | None = None  # CPUs
+    throttled: float | None = None  # share of the periods of the CPU quota
+    memory: int | None = None  # bytes, PSS of all its processes
+    workers_running: int | None = None
+    workers_replaced: int = 0
+    others: float | None = None  # share of all CPUs, by programs outside the experiment
+    loudest: str = ""  # the one of them that used most
+    steal: float | None = None  # share of all CPUs, taken by the hypervisor
+    findings: list[Finding] = field(default_factory=list)
 
     @property
-    def key(self) -> tuple[int, str, int | None, float | None]:
-        """The step of the schedule it belongs to."""
-        return self.round, self.phase, self.workers, self.offered
+    def state(self) -> State:
+        """The worst of the findings."""
+        states = {finding.state for finding in self.findings}
+        return "invalid" if "invalid" in states else "suspect" if states else "valid"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may decide anything."""
+        return self.state != "invalid"
 
     @property
     def errors(self) -> float:
@@ -153,89 +122,106 @@ class Run(Model):
         failed = sum(self.failed.values())
         return failed / (failed + self.answers) if failed else 0.0
 
+    @property
+    def came(self) -> float:
+        """Arrivals/s of the open loop: random, so a few per cent beside what was offered."""
+        return (self.generator.sent + self.generator.dropped) / self.elapsed if self.elapsed else 0.0
 
-class RatioResult(Model):
-    """A ratio with its 95 % interval."""
+
+@dataclass
+class Ratio:
+    """How many times as much one series has as another: estimate, 95 % interval, one-sided p-values."""
 
     value: float
     low: float
     high: float
+    p_not_close: float  # of "it is at most 1 - MARGIN", small: it is close
+    p_not_less: float  # of "it is at least 1", small: it is less
 
 
-class ComparisonResult(Model):
+@dataclass
+class Comparison:
     """One worker count beside the best."""
 
     workers: int
     best: int
-    standing: Literal["best", "close", "slower", "unclear"]
-    ratio: RatioResult | None = None
-    p_not_close: float
-    p_not_less: float
+    standing: Standing
+    ratio: Ratio | None = None
 
 
-class VerdictResult(Model):
-    """The answer."""
+@dataclass
+class Verdict:
+    """The answer. `workers` is 0 where there is none."""
 
-    kind: Literal["recommend", "no_difference", "measured", "cannot_recommend"]
-    workers: int | None
+    kind: Answer
+    workers: int
     reason: str
-    confidence: str
-    next_step: str
-    notes: list[str]
-    comparisons: list[ComparisonResult]
+    confidence: str = ""
+    next_step: str = ""
+    notes: list[str] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def setting(self) -> str:
+        """The line to put into an env file; empty where there is none."""
+        return f"MAX_WORKERS={self.workers}" if self.kind in ("recommend", "no_difference") else ""
 
 
-class ChangeResult(Model):
-    """One worker count, then and now."""
+@dataclass
+class Change:
+    """One worker count, then and now, requests/s."""
 
-    workers: int | None
-    under_objective: bool = Field(default=False, description="the highest rate that keeps it; else the most answers/s")
-    old: float = Field(description="requests/s")
+    workers: int
+    under_objective: bool  # the highest rate that keeps it; else the most answers/s
+    old: float
     new: float
-    ratio: RatioResult | None
+    ratio: Ratio | None
     regression: bool
 
 
-class BaselineResult(Model):
-    """The comparison with a saved result."""
+@dataclass
+class Baseline:
+    """The comparison with a saved result. What makes them incomparable is in `differences`."""
 
     file: str
     created: str
-    comparable: bool
     differences: list[str]
-    changes: list[ChangeResult]
+    changes: list[Change]
 
 
-class Results(Model):
+@dataclass
+class Results:
     """The whole file."""
 
-    version: Literal[1] = 1
-    state: Literal["running", "interrupted", "complete"] = "running"
-    created: str = Field(description="ISO 8601, with the time zone")
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # a misspelt key would be lost silently
+
+    created: str  # ISO 8601, with the time zone
     versions: dict[str, str]
-    revision: str = Field(description="git revision, with -dirty; empty: unknown")
-    scenario: str = Field(description="SHA-256 of the locustfile, first 12 digits")
-    application: str = Field(default="", description="the same of what is measured; empty: unknown")
+    revision: str  # of git, with -dirty; empty: unknown
+    scenario: str  # SHA-256 of the locustfile, first 12 digits
     machine: Machine
-    limits: Limits = Limits(cpus=None, usable_cpus=None, memory=None)
-    shares_cpus: bool = Field(description="generator and application run on the same CPUs")
+    limits: Limits
+    shares_cpus: bool  # generator and application run on the same CPUs
     setup: Setup
-    ceiling: Ceiling | None = None
+    version: Literal[2] = 2
+    state: Literal["running", "interrupted", "complete"] = "running"
     pilot: Pilot | None = None
-    rates: list[float] = Field(default=[], description="offered in the latency phase, requests/s")
-    runs: list[Run] = []
-    verdict: VerdictResult | None = None
-    baseline: BaselineResult | None = None
+    rates: list[float] = field(default_factory=list)  # offered in the latency phase, requests/s
+    runs: list[Run] = field(default_factory=list)
+    verdict: Verdict | None = None
+    baseline: Baseline | None = None
 
     def counting(self, phase: str) -> list[Run]:
-        """Give the runs of `phase` that are not invalid; of a repeated step the last one."""
-        kept = {run.key: run for run in self.runs if run.phase == phase and run.state != "invalid"}
-        return list(kept.values())
+        """Return the runs of `phase` that are not invalid."""
+        return [run for run in self.runs if run.phase == phase and run.counts]
+
+
+ADAPTER = TypeAdapter(Results)
 
 
 def write(results: Results, folder: Path) -> None:
     """Write the file so that there is always a whole one, whatever happens meanwhile."""
-    replace(folder / FILE, results.model_dump_json(indent=1) + "\n")
+    replace(folder / FILE, ADAPTER.dump_json(results, indent=1).decode() + "\n")
 
 
 def replace(path: Path, text: str) -> None:
@@ -252,24 +238,31 @@ def read(path: Path, variable: str) -> Results:
     """Read a saved result, `path` being the file or its folder; `variable` names it in a CommandError."""
     file = path / FILE if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and found.get("version") != VERSION:
-            raise CommandError(
-                f"{variable}={path}: format {found.get('version')}, but this is format {VERSION}: measure again",
-                status=REFUSED,
-            )
-        return Results.model_validate(found)
+        return ADAPTER.validate_json(file.read_bytes())
     except OSError as error:
-        raise CommandError(
-            f"{variable}={path}: {error.strerror}; allowed: a folder of loadtest/results, or its {FILE}", status=REFUSED
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CommandError(
-            f"{variable}={path}: not JSON; allowed: a {FILE} of this load test", status=REFUSED
-        ) from None
+        reason = f"{error.strerror}; allowed: a folder of loadtest/results, or its {FILE}"
     except ValidationError as error:
-        first = error.errors()[0]
+        faults = error.errors()
+        first = next((fault for fault in faults if fault["loc"] == ("version",)), faults[0])
         place = ".".join(map(str, first["loc"]))
-        raise CommandError(
-            f"{variable}={path}: not a result of this load test ({place}: {first['msg']})", status=REFUSED
-        ) from None
+        reason = f"not a result of this load test ({place}: {first['msg']})"
+        if place == "version":
+            reason = f"format {first['input']}, but this is format {Results.version}: measure again"
+        elif first["type"] == "json_invalid":
+            reason = f"not JSON; allowed: a {FILE} of this load test"
+    raise CommandError(f"{variable}={path}: {reason}", status=REFUSED)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as text: 0.05 is "5 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def change_text(ratio: float, digits: int = 0) -> str:
+    """Return a ratio as a change: 0.95 is "-5 %"."""
+    return f"{100 * (ratio - 1):+.{digits}f} %"
+
+
+def workers_text(count: int) -> str:
+    """Return a worker count as text; 0 is whatever runs there."""
+    return f"{count} worker{'s' * (count != 1)}" if count else "as it runs"

@@ -1,33 +1,91 @@
-"""What an experiment leaves for people: report.html, summary.md, and recommendation.env to use."""
+"""What an experiment leaves for people: report.html, and recommendation.env to use."""
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from loadtest import evidence, text
+from loadtest import rules
 from loadtest.report import charts
-from loadtest.results import FILE, Results, Run, replace
+from loadtest.results import FILE, Comparison, Results, Run, change_text, percent, replace, workers_text
 from loadtest.results import write as write_results
+from loadtest.rules.decision import MARGIN
 
 FOLDER = Path(__file__).parent
-ROOT = FOLDER.parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One worker count in a table. Throughput is mean and half of the 95 % interval; None is unknown."""
+
+    workers: int
+    chosen: bool
+    current: bool
+    throughput: tuple[float, float] | None
+    held: float | None  # requests/s within the objective
+    comparison: Comparison | None
+    latency: dict[str, float]  # ms by percentile, medians
+    memory: float | None  # bytes
+    app_cpu: float | None  # CPUs
+    throttled: float | None  # share of the periods, at offered rates where there were some
+    runs: int
+    good: int
+
+
+def rows(results: Results) -> list[Row]:
+    """Return one row for each worker count."""
+    verdict, setup = results.verdict or rules.verdict(results), results.setup
+    comparisons = {comparison.workers: comparison for comparison in verdict.comparisons}
+    memory = rules.memory(results)
+    held = rules.gather(results).capacity if setup.plan.latency else {}
+    latency: dict[int, list[Run]] = {}
+    for run in results.counting("latency"):
+        latency.setdefault(run.workers, []).append(run)
+    table = []
+    for workers in setup.workers:
+        runs = [run for run in results.runs if run.phase == "capacity" and run.workers == workers]
+        good = [run for run in runs if run.counts]
+        known = {name for run in good for name in run.percentiles}
+        row = Row(
+            workers=workers,
+            chosen=bool(verdict.setting) and verdict.workers == workers,
+            current=bool(workers) and workers == setup.current,
+            throughput=charts.interval([run.throughput for run in good]) if good else None,
+            held=statistics.fmean(held[workers].values()) if held.get(workers) else None,
+            comparison=comparisons.get(workers),
+            latency={
+                name: statistics.median(run.percentiles[name] for run in good if name in run.percentiles)
+                for name in known
+            },
+            memory=memory.get(workers),
+            app_cpu=_median([run.app_cpu for run in good]),
+            throttled=_median([run.throttled for run in latency.get(workers, good)]),
+            runs=len(runs),
+            good=len(good),
+        )
+        table.append(row)
+    return table
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write all of it into `folder` and give the paths, as short as they can be."""
+    """Write all of it into `folder` and return the paths, as short as they can be."""
     write_results(results, folder)
-    names = ["report.html", FILE, "summary.md"]
     context = _context(results, folder)
-    replace(folder / "report.html", _template("report.html.j2").render(context))
-    replace(folder / "summary.md", _template("summary.md.j2").render(context))
-    if context["answer"]["setting"]:
-        replace(folder / "recommendation.env", _template("recommendation.env.j2").render(context))
-        names.insert(2, "recommendation.env")
-    else:  # of a result that has been resumed since
-        (folder / "recommendation.env").unlink(missing_ok=True)
+    names = ["report.html", FILE]
+    if context["verdict"].setting:
+        names.append("recommendation.env")
+    for name in names:
+        if name != FILE:
+            replace(folder / name, _template(f"{name}.j2").render(context))
     return [_short(folder / name) for name in names]
 
 
@@ -47,110 +105,46 @@ def _template(name: str) -> jinja2.Template:
     environment.filters |= {
         "count": lambda value: f"{value:,.0f}",
         "mib": lambda value: f"{value / 2**20:,.0f}",
-        "percent": text.percent,
-        "change": text.change,
+        "ms": lambda value: "–" if value is None else f"{value:.{0 if value >= 100 else 1}f}",
+        "percent": percent,
+        "change": change_text,
     }
     return environment.get_template(name)
 
 
 def _context(results: Results, folder: Path) -> dict[str, Any]:
-    drawn = {
-        draw.__name__: draw(results)
-        for draw in (
-            charts.throughput,
-            charts.concurrency,
-            charts.latency_by_rate,
-            charts.latency_by_percentile,
-            charts.resources,
-            charts.balance,
-            charts.timeline,
-            charts.change,
-        )
-    }
+    verdict, table = results.verdict or rules.verdict(results), rows(results)
+    titles = {"no_difference": f"No difference: {workers_text(verdict.workers)}", "measured": "Measured"}
+    titles |= {"recommend": workers_text(verdict.workers), "cannot_recommend": "Cannot recommend"}
+    drawings = (charts.throughput, charts.rates, charts.percentiles)
     return {
         "results": results,
-        "verdict": results.verdict or evidence.verdict(results),
-        "charts": drawn,
-        "answer": answer(results),
-        "rows": rows(results),
-        "runs": _runs(results),
+        "verdict": verdict,
+        "title": titles[verdict.kind],
+        "reason": verdict.reason[:1].upper() + verdict.reason[1:],
+        "tone": {"measured": "plain", "cannot_recommend": "alert"}.get(verdict.kind, "good"),
+        "charts": {draw.__name__: draw(results) for draw in drawings},
+        "rows": table,
         "which": charts.percentile_runs(results)[1],
         "folder": _short(folder),
+        "use": f"cat {_short(folder)}/recommendation.env >> env/prod.local.env && make up PROFILE=prod",
         "created": datetime.fromisoformat(results.created).strftime("%-d %B %Y, %H:%M"),
+        "begin": min((run.started for run in results.runs), default=0.0),
         "states": {state: sum(run.state == state for run in results.runs) for state in ("valid", "suspect", "invalid")},
-        "first_look": _first_look(results),
+        "tiles": _tiles(results, table),
+        "margin": MARGIN,
     }
 
 
-def answer(results: Results) -> dict[str, Any]:
-    """Give the answer card: title, setting to copy, tone."""
-    verdict = results.verdict or evidence.verdict(results)
-    setting = f"MAX_WORKERS={verdict.workers}" if verdict.kind in ("recommend", "no_difference") else ""
-    count = text.workers(verdict.workers)
-    title = {
-        "recommend": count,
-        "no_difference": f"No difference: {count}",
-        "measured": "Measured",
-        "cannot_recommend": "Cannot recommend",
-    }[verdict.kind]
-    tone = {"recommend": "good", "no_difference": "good", "measured": "plain", "cannot_recommend": "alert"}[
-        verdict.kind
-    ]
-    return {"title": title, "setting": setting, "tone": tone, "reason": verdict.reason[:1].upper() + verdict.reason[1:]}
-
-
-def rows(results: Results) -> list[dict[str, Any]]:
-    """Give one row for each worker count."""
-    beside = {one.workers: one for one in results.verdict.comparisons} if results.verdict else {}
-    memory = evidence.median_by_workers(results, "memory")
-    held: Any = evidence.gather(results).capacity if results.setup.latency_seconds else {}
-    found = []
-    counts: list[int | None] = [*results.setup.workers] or [None]
-    for workers in counts:
-        runs = [run for run in results.runs if run.phase == "capacity" and run.workers == workers]
-        good = [run for run in runs if run.state != "invalid"]
-        found.append(
-            {
-                "workers": workers,
-                "colour": f"var(--s{results.setup.workers.index(workers) % 8})" if workers else "var(--s0)",
-                "chosen": bool(results.verdict and results.verdict.workers == workers and answer(results)["setting"]),
-                "current": workers is not None and workers == results.setup.current,
-                "held": statistics.fmean(held[workers or 0].values()) if held.get(workers or 0) else None,
-                "throughput": charts.interval([run.throughput for run in good]) if good else None,
-                "comparison": beside.get(workers) if workers else None,
-                "latency": {name: _median(good, name) for name in ("50", "95", "99", "99.9")},
-                "memory": memory.get(workers) if workers else None,
-                "runs": len(runs),
-                "good": len(good),
-            }
-        )
-    return found
-
-
-def _median(runs: list[Run], percentile: str) -> float | None:
-    values = [run.percentiles[percentile] for run in runs if percentile in run.percentiles]
-    return statistics.median(values) if values else None
-
-
-def _runs(results: Results) -> list[dict[str, Any]]:
-    begin = min((run.started for run in results.runs), default=0.0)
-    return [
-        {"number": number, "minutes": (run.started - begin) / 60, "run": run}
-        for number, run in enumerate(results.runs, 1)
-    ]
-
-
-def _first_look(results: Results) -> list[tuple[str, str]]:
-    """Give the few figures that stand beside the answer."""
-    picked = [row for row in rows(results) if row["chosen"]] or (rows(results) if not results.setup.workers else [])
-    found: list[tuple[str, str]] = []
-    if picked:
-        row = picked[0]
-        if row["throughput"]:
-            found.append(("requests a second", f"{row['throughput'][0]:,.0f}"))
-        if row["latency"]["99"] is not None:
-            found.append(("p99 at capacity", f"{row['latency']['99']:.0f} ms"))
-        if row["memory"]:
-            found.append(("memory", f"{row['memory'] / 2**20:,.0f} MiB"))
-    good = sum(run.state != "invalid" for run in results.runs)
-    return [*found, ("runs that count", f"{good} of {len(results.runs)}")]
+def _tiles(results: Results, table: Sequence[Row]) -> dict[str, str]:
+    """Return the few figures that stand beside the answer."""
+    row = next((row for row in table if row.chosen or results.setup.target == "url"), None)
+    tiles = {}
+    if row and row.throughput:
+        tiles["requests a second"] = f"{row.throughput[0]:,.0f}"
+    if row and "99" in row.latency:
+        tiles["p99 at capacity"] = f"{row.latency['99']:.0f} ms"
+    if row and row.memory:
+        tiles["memory"] = f"{row.memory / 2**20:,.0f} MiB"
+    good = sum(run.counts for run in results.runs)
+    return {**tiles, "runs that count": f"{good} of {len(results.runs)}"}

@@ -1,44 +1,37 @@
-"""What is measured: the stack in containers, as local processes, or whatever answers at a URL."""
+"""What is measured: whatever answers at a URL; the modules beside this one start the stack themselves."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 
 from greenstack.cli.console import CommandError
-from greenstack.cli.environment import Environment
-
-if TYPE_CHECKING:
-    from loadtest.fleet import Fleet
+from loadtest.schedule import Kind
+from loadtest.targets.worker_probe import Snapshot
 
 READY_DEADLINE = 90  # s; longer starts are a fault of the application, and no run would fit into minutes
+PAUSE = 0.1  # s between two attempts
 
 
 class NotReadyError(CommandError):
     """The stack did not come up with one worker count; the others may."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What probe.snapshot() gives, and the roots of the process trees that belong to the target."""
+class Target:
+    """A stack that runs elsewhere: nothing is started, stopped or looked into. Every method may raise CommandError."""
 
-    app: dict[str, Any]
-    roots: tuple[int, ...] = field(default=())
+    kind: Kind = "url"
+    controls_workers = False
 
-
-class Target(Protocol):
-    """One way to run the application. Times are in seconds; every method may raise CommandError."""
-
-    kind: Literal["containers", "processes", "url"]
-    url: str
-    controls_workers: bool
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def prepare(self) -> None:
         """Do what takes long and is needed once, such as building images; then start all with its own settings."""
+        wait(self.url, deadline=10)
 
-    def limit(self, cpus: float) -> None:
-        """Let the application have at most `cpus` CPUs from its next start on; 0 is no limit."""
-
-    def start(self, workers: int | None) -> None:
-        """Start the application afresh with `workers` (None: its own setting), return when it answers.
+    def start(self, workers: int) -> None:
+        """Start the application afresh with `workers` (0: its own setting), return when it answers.
 
         Raises NotReadyError where it does not come up.
         """
@@ -48,28 +41,40 @@ class Target(Protocol):
 
         Without `memory`, which can be expensive to learn, that may be missing.
         """
+        return None
+
+    def roots(self) -> list[int]:
+        """Return the roots of the process trees that belong to it."""
+        return []
 
     def versions(self) -> dict[str, str]:
-        """Give the versions of what only the target knows, by name; none where it cannot be looked into."""
-
-    def fleet(self, count: int) -> "Fleet":
-        """Give `count` load generators that reach `url`."""
+        """Return the versions of what only the target knows, by name."""
+        return {}
 
     def close(self) -> None:
         """Stop and remove everything that was started. Called once, whatever happened."""
 
 
-def choose(wanted: str, environment: Environment) -> Target:
-    """Give the target that was asked for: a URL, "containers", "processes", or "" for what this machine has."""
-    from greenstack.cli import docker  # noqa: PLC0415
-    from loadtest.targets.containers import Containers  # noqa: PLC0415 - they import this module
-    from loadtest.targets.processes import Processes  # noqa: PLC0415
-    from loadtest.targets.url import Url  # noqa: PLC0415
+def wait(url: str, deadline: float, why_dead: Callable[[], str | None] = lambda: None) -> None:
+    """Return once `url` answers with anything but a server error; NotReadyError after `deadline` seconds.
 
-    if wanted.startswith("http"):
-        return Url(wanted)
-    if wanted == "containers":
-        docker.require()
-    if wanted == "containers" or (not wanted and docker.why_none() is None):
-        return Containers(environment)
-    return Processes(environment)
+    `why_dead` may say meanwhile why there is no use in waiting any longer.
+    """
+    end = time.monotonic() + deadline
+    while problem := _problem(url):
+        if reason := why_dead():
+            raise NotReadyError(reason)
+        if time.monotonic() > end:
+            raise NotReadyError(f"{url} did not answer within {deadline:g} s ({problem})")
+        time.sleep(PAUSE)
+
+
+def _problem(url: str) -> str | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would be what is measured
+    try:
+        with opener.open(url, timeout=5):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}" if error.code >= 500 else None
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        return str(getattr(error, "reason", error))

@@ -13,36 +13,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from greenstack.cli import ROOT
 from greenstack.cli.environment import Environment
-from loadtest import machine, report
+from loadtest import host, report
 from loadtest.experiment import Experiment, begin
-from loadtest.options import Options
+from loadtest.report.terminal import Progress
 from loadtest.schedule import Plan
-from loadtest.targets.processes import Processes
+from loadtest.targets.process_stack import ProcessStack
 
 pytestmark = pytest.mark.slow
 APPS = "tests.unit.loadtest.slow_apps"
-
-
-class Silent:
-    """Nobody watches."""
-
-    def stage(self, text):
-        pass
-
-    def plan(self, runs, seconds):
-        pass
-
-    def begin(self, step):
-        pass
-
-    def progress(self, records):
-        pass
-
-    def done(self, run):
-        print(run.workers, round(run.throughput), run.state, [finding.reason for finding in run.findings])
 
 
 BUSY = 0.3  # of the machine, used by others: then scatter is their work and not the code's
@@ -52,13 +34,13 @@ BUSY = 0.3  # of the machine, used by others: then scatter is their work and not
 def others(monkeypatch):
     """Keep other work on this machine from spoiling runs (that rule has its own test), but remember its shares."""
     shares = []
-    measure = machine.others
+    measure = host.others
 
     def quiet(*arguments):
         shares.append(measure(*arguments).share)
-        return machine.Others(0.0, 0.0, "")
+        return host.Others(0.0, 0.0, "")
 
-    monkeypatch.setattr(machine, "others", quiet)
+    monkeypatch.setattr(host, "others", quiet)
     return shares
 
 
@@ -71,17 +53,17 @@ def require(good, others):
 def measured(folder, workers, rounds=3, **values):
     values = {**os.environ, "ACCESS_LOG": "", "LOG_LEVEL": "warning", **values}
     environment = Environment("", (), values, {}, {}, [])
-    target = Processes(environment)
-    plan = Plan(rounds=rounds, capacity=3, latency=0, warm_up=4, pilot=(32,))
+    target = ProcessStack(environment)
     try:
-        found = begin(Options(workers=workers, seed=7), target, environment, Silent())
-        found.setup.rounds, found.setup.capacity_seconds = plan.rounds, plan.capacity
-        experiment = Experiment(target, found, plan, folder, Silent())
-        experiment.run()
+        target.prepare()
+        options = {"mode": "quick", "counts": workers, "generators": 1, "seed": 7, "slo_p99_ms": 100.0}
+        results = begin(target, environment, **options)
+        results.setup.plan = Plan(rounds=rounds, capacity=3, latency=0, warm_up=4, pilot=(32,))
+        Experiment(target, results, folder, Progress(Console())).run()
     finally:
         target.close()
-    print(found.verdict)
-    return found
+    print(results.verdict)
+    return results
 
 
 def decided(folder, workers, **values):
@@ -89,33 +71,33 @@ def decided(folder, workers, **values):
     for rounds in (3, 5, 7):
         written = folder / str(rounds)
         written.mkdir()
-        found = measured(written, workers, rounds, **values)
-        if found.verdict.kind != "cannot_recommend":
+        results = measured(written, workers, rounds, **values)
+        if results.verdict.kind != "cannot_recommend":
             break
-    return found
+    return results
 
 
 def test_cpu_bound_application_on_one_cpu_needs_no_second_worker(tmp_path, others):
-    found = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
-    verdict = found.verdict
+    results = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
+    verdict = results.verdict
     require(verdict.kind == "no_difference" or (verdict.kind, verdict.workers) == ("recommend", 1), others)
-    assert found.limits.cpus == 1
-    assert all(path.exists() for path in report.write(found, tmp_path))
+    assert results.limits.cpus == 1
+    assert all(path.exists() for path in report.write(results, tmp_path))
 
 
 def test_blocking_application_needs_more_workers(tmp_path, others):
-    found = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:blocking")
-    require((found.verdict.kind, found.verdict.workers) == ("recommend", 3), others)
-    assert all(len(run.workers_seen) == run.workers for run in found.runs)
-    assert all(run.memory > 2**20 for run in found.runs)
+    results = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:blocking")
+    require((results.verdict.kind, results.verdict.workers) == ("recommend", 3), others)
+    assert all(run.workers_running == run.workers for run in results.runs)
+    assert all(run.memory > 2**20 for run in results.runs)
 
 
 def test_starved_generator_recommends_nothing(tmp_path, others):
     with held_at_a_tenth():
-        found = measured(tmp_path, (1, 2), rounds=2)
-    assert found.verdict.kind == "cannot_recommend"
-    assert "generator" in found.verdict.reason
-    assert "GENERATORS" in found.verdict.next_step
+        results = measured(tmp_path, (1, 2), rounds=2)
+    assert results.verdict.kind == "cannot_recommend"
+    assert "generator" in results.verdict.reason
+    assert "GENERATORS" in results.verdict.next_step
 
 
 @contextlib.contextmanager
@@ -125,11 +107,11 @@ def held_at_a_tenth():
 
     def hold():
         while not over.wait(0.01):
-            held = [one for one in psutil.Process().children(recursive=True) if has_begun(one)]
+            held = [child for child in psutil.Process().children(recursive=True) if has_begun(child)]
             for sig, pause in ((signal.SIGSTOP, 0.09), (signal.SIGCONT, 0.0)):
-                for one in held:
+                for generator in held:
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        one.send_signal(sig)
+                        generator.send_signal(sig)
                 time.sleep(pause)
 
     holder = threading.Thread(target=hold)
@@ -155,7 +137,7 @@ def has_begun(process):
     return False
 
 
-def test_interrupted_experiment_leaves_a_usable_result_that_can_be_resumed():
+def test_interrupted_experiment_leaves_a_usable_result():
     environ = {**os.environ, "CPUS": "0.3"}
     environ |= {"TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
     process = subprocess.Popen(
@@ -179,22 +161,10 @@ def test_interrupted_experiment_leaves_a_usable_result_that_can_be_resumed():
     assert process.returncode == 130, "".join(lines) + rest
     written = [ROOT / name for name in rest[rest.index("written:") :].split()[1:]]
     try:
-        found = json.loads(next(path for path in written if path.name == "results.json").read_text())
-        assert found["state"] == "interrupted"
-        assert len(found["runs"]) == 1
-        assert "RESUME=" in rest
+        results = json.loads(next(path for path in written if path.name == "results.json").read_text())
+        assert results["state"] == "interrupted"
+        assert len(results["runs"]) == 1
         assert all(path.stat().st_size for path in written)
         assert not [child for child in children if runs(child)]
-
-        resumed = {**os.environ, "CPUS": "0.3", "RESUME": str(written[0].parent)}
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest"], cwd=ROOT, env=resumed, capture_output=True, text=True, check=False
-        )
-        assert done.returncode in (0, 3), done.stdout + done.stderr
-        whole = json.loads((written[0].parent / "results.json").read_text())
-        assert whole["state"] == "complete"
-        assert whole["runs"][0] == found["runs"][0]
-        counting = {(run["round"], run["workers"]) for run in whole["runs"]}
-        assert counting == {(number, workers) for number in range(3) for workers in (1, 2)}
     finally:
         shutil.rmtree(written[0].parent)

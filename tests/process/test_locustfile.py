@@ -18,8 +18,7 @@ import pytest
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
 from greenstack.cli import ROOT
-from loadtest import generator, seconds
-from loadtest.fleet import Local
+from loadtest.generator import BOOT_DEADLINE, Demand, records, running
 from tests.chaos.load import until
 
 RATE = 200  # requests/s
@@ -52,7 +51,7 @@ class App:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *options: str) -> Iterator[App]:
+def serving(folder: Path, *options: str) -> Iterator[App]:
     app = App(folder, *options)
     try:
         yield app
@@ -61,34 +60,34 @@ def running(folder: Path, *options: str) -> Iterator[App]:
         app.process.wait()
 
 
-def measured(app: App, rate: float, length: int, event: Callable[[], None] = lambda: None) -> seconds.Load:
+def measured(app: App, rate: float, length: int, event: Callable[[], None] = lambda: None) -> records.Load:
     """Offer `rate` for `length` seconds, let `event` happen in the third of them; give what came of it."""
     pending = [event]
-    with generator.running(generator.Demand(app.url, "1", rate=rate), Local()) as stream:
+    with running(Demand(app.url, "1", rate=rate)) as stream:
 
-        def tick() -> None:
+        def progress(_: list[records.Record]) -> None:
             if pending and len(stream.seconds) >= 2:
                 pending.pop()()
 
-        stream.wait_for(lambda done: len(done) > length, generator.BOOT_DEADLINE, tick)
+        stream.wait_for(lambda done: len(done) > length, BOOT_DEADLINE, progress)
         done = stream.seconds[1:]  # the first one is cut
-        return seconds.measured(stream.records, done[0], done[-1])
+        return records.measured(stream.records, done[0], done[-1])
 
 
 def generators() -> Iterator[psutil.Process]:
     """The Locust processes below this one."""
-    for one in psutil.Process().children(recursive=True):
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # zombies of other tests, too
-            if "locust" in one.cmdline():
-                yield one
+            if "locust" in child.cmdline():
+                yield child
 
 
-def slowest_twentieth(load: seconds.Load) -> float:
+def slowest_twentieth(load: records.Load) -> float:
     return float(load.latencies.get_value_at_percentile(95)) / 1e6
 
 
-def test_requests_of_the_open_loop_come_at_random_at_the_rate_that_is_offered(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+def test_the_open_loop_sends_at_random_at_its_rate(tmp_path: Path) -> None:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH)
         gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
     # Of exponential gaps one of e is above the mean; of regular ones it is every other.
@@ -97,11 +96,10 @@ def test_requests_of_the_open_loop_come_at_random_at_the_rate_that_is_offered(tm
     assert load.generator.sent == pytest.approx(RATE * load.elapsed, rel=0.2)
     assert not load.failed
     assert not load.generator.dropped
-    assert set(load.routes) == {"GET /", "GET /items/[item_id]"}
 
 
-def test_whoever_comes_while_the_server_stands_still_waits(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+def test_requests_wait_while_the_server_stands_still(tmp_path: Path) -> None:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH, lambda: app.process.send_signal(signal.SIGUSR1))
     # A sixth of all came in that second; a closed loop would have sent one request, and waited.
     assert slowest_twentieth(load) > 0.3
@@ -110,30 +108,41 @@ def test_whoever_comes_while_the_server_stands_still_waits(tmp_path: Path) -> No
 def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
     def hold_generators() -> None:
         held = list(generators())
-        for one in held:
-            one.suspend()
+        for process in held:
+            process.suspend()
         time.sleep(1)
-        for one in held:
-            one.resume()
+        for process in held:
+            process.resume()
 
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH, hold_generators)
     assert load.generator.late_p99_ms > 300
     assert slowest_twentieth(load) > 0.3, "although the server answered at once"
 
 
 def test_arrivals_beyond_what_may_be_in_flight_are_counted(tmp_path: Path) -> None:
-    with running(tmp_path, "mute") as app:
+    with serving(tmp_path, "mute") as app:
         # No answer, no failure: the stream would not know that anything has begun.
-        with generator.running(generator.Demand(app.url, "1", rate=1000), Local()) as stream:
+        with running(Demand(app.url, "1", rate=1000)) as stream:
             until(
-                lambda: stream.refresh() or sum(one["dropped"] for one in stream.records) > 100, 20, "some are dropped"
+                lambda: stream.refresh() or sum(record.dropped for record in stream.records) > 100,
+                20,
+                "some are dropped",
             )
         assert len(app.arrivals) <= 1000 * 1.2
 
 
+def test_several_generators_share_the_load(tmp_path: Path) -> None:
+    with serving(tmp_path) as app, running(Demand(app.url, "1", rate=RATE), 2) as stream:
+        stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
+        load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
+    assert load.generator.count == 2
+    assert load.throughput == pytest.approx(RATE, rel=0.2)
+    assert not load.failed
+
+
 def test_it_works_alone(tmp_path: Path) -> None:
-    with running(tmp_path) as app:
+    with serving(tmp_path) as app:
         command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
         done = subprocess.run(
             [*command, "-u", "4", "-t", "2s"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60

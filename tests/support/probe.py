@@ -1,7 +1,7 @@
 """The application under test: every way a handler can behave, and a journal of what it did.
 
-Served like any other: `APP_MODULE=tests.support.probe:app`. It imports nothing of this project but the
-health routes, so that it can also be mounted as a single file into a container.
+Served like any other: `APP_MODULE=tests.support.probe:app`. It imports nothing of this project, so that it can
+also be mounted as a single file into a container.
 
 The journal is one file in the folder `PROBE_DIR`, to which all processes of all instances append whole lines
 (one JSON object each, O_APPEND), so that a test reads there what really ran, whatever the client was
@@ -155,6 +155,12 @@ async def ws(websocket: WebSocket) -> None:
             await websocket.send_text(await websocket.receive_text())
     except WebSocketDisconnect as closed:
         write("ws-closed", code=closed.code)
+
+
+@app.get("/health")
+async def health() -> None:
+    """Journal that somebody asked, and answer 200."""
+    write("health")
 
 
 @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

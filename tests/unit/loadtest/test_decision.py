@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from loadtest.decision import Evidence, compare_all, decide, holm, paired_ratio
+from loadtest.rules.decision import Evidence, compare_all, decide, holm, paired_ratio
 
 MIB = 2**20
 
@@ -32,7 +32,7 @@ def test_the_ratio_is_paired_and_its_interval_is_t():
 
 
 def test_rounds_that_one_of_them_lacks_are_left_out():
-    assert paired_ratio({0: 1.0, 1: 1.0, 2: 9.0}, {0: 1.0, 1: 1.0}).pairs == 2
+    assert paired_ratio({0: 1.0, 1: 1.1, 2: 9.0}, {0: 1.0, 1: 1.0}) == paired_ratio({0: 1.0, 1: 1.1}, {0: 1.0, 1: 1.0})
     assert paired_ratio({0: 1.0}, {0: 1.0}) is None
 
 
@@ -46,7 +46,7 @@ def test_holm(given_values, expected):
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_never_lowers_and_keeps_the_order(values):
     corrected = holm(values)
-    assert all(one >= other for one, other in zip(corrected, values, strict=True))
+    assert all(after >= before for after, before in zip(corrected, values, strict=True))
     ranked = [corrected[index] for index in sorted(range(len(values)), key=values.__getitem__)]
     assert ranked == sorted(ranked)
 
@@ -66,7 +66,7 @@ def test_a_tie_goes_to_what_somebody_has_chosen():
     verdict = decide(Evidence(capacity, current=5, current_is_set=True, memory=memory))
     assert verdict.workers == 5
     assert "what you have" in verdict.reason
-    assert verdict.notes == ("2 workers would do as well with 90 MiB less memory",)
+    assert verdict.notes == ["2 workers would do as well with 90 MiB less memory"]
 
 
 def test_a_chosen_count_that_is_slower_is_not_kept():
@@ -82,6 +82,15 @@ def test_no_difference():
     assert decide(Evidence(capacity, current=9)).workers == 1
 
 
+def test_rates_that_agree_exactly_are_compared_too():
+    same = rounds(900, 900, 900)
+    assert [comparison.standing for comparison in compare_all({1: same, 2: same, 3: rounds(450, 450, 450)})] == [
+        "best",
+        "close",
+        "slower",
+    ]
+
+
 def test_noise_is_not_taken_for_a_difference():
     capacity = {1: rounds(980, 1010, 970), 2: rounds(1000, 980, 1010)}
     verdict = decide(Evidence(capacity, current=2, screening=True))
@@ -95,13 +104,13 @@ def test_noise_is_not_taken_for_a_difference():
 def test_too_much_noise_is_no_answer():
     capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
     verdict = decide(Evidence(capacity, current=2))
-    assert (verdict.kind, verdict.workers) == ("cannot_recommend", None)
+    assert (verdict.kind, verdict.workers) == ("cannot_recommend", 0)
     assert "scatter" in verdict.reason
 
 
 def test_counts_without_a_common_round_cannot_be_compared():
     verdict = decide(Evidence({1: {0: 1000.0, 1: 1000.0}, 2: {1: 2000.0, 2: 2000.0}}, current=3, screening=True))
-    assert (verdict.kind, verdict.workers) == ("cannot_recommend", None)
+    assert (verdict.kind, verdict.workers) == ("cannot_recommend", 0)
     assert "too few rounds" in verdict.reason
     assert "MODE=full" in verdict.next_step
 
@@ -161,7 +170,7 @@ def test_spoiled_counts_leave_no_answer():
         Evidence({1: near(1000)}, spoiled={2: "the load generator's CPU was 99 % busy"}, next_step="do this")
     )
     assert verdict.kind == "cannot_recommend"
-    assert verdict.workers is None
+    assert not verdict.workers
     assert "generator" in verdict.reason
     assert verdict.next_step == "do this"
 

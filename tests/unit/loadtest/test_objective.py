@@ -1,12 +1,23 @@
 import pytest
 
-from loadtest.objective import Point, UnknownError, capacity, keeps
+from loadtest.generator.records import Generator
+from loadtest.results import Run
+from loadtest.rules.objective import UnknownError, capacity, keeps
 
 RATES = (100.0, 200.0, 300.0, 400.0)
 
 
-def points(*p99, errors=0.0):
-    return [Point(rate, rate, rate, value, errors) for rate, value in zip(RATES, p99, strict=False)]
+def at(offered, came, throughput, *, p99=5.0, failed=0, dropped=0):
+    """Return a run of ten seconds at `offered` requests/s."""
+    generator = Generator(sent=int(came * 10) - dropped, dropped=dropped)
+    percentiles = {} if p99 is None else {"99": p99}
+    answers, failures = int(throughput * 10) - failed, {"status 500": failed} if failed else {}
+    measured = {"throughput": throughput, "answers": answers, "failed": failures, "percentiles": percentiles}
+    return Run(0, "latency", 1, offered, elapsed=10.0, generator=generator, **measured)
+
+
+def points(*p99):
+    return [at(rate, rate, rate, p99=value) for rate, value in zip(RATES, p99, strict=False)]
 
 
 def test_crossing_lies_between_the_last_good_and_the_first_bad_rate():
@@ -50,18 +61,18 @@ def test_a_missing_lowest_rate_is_no_failure():
 @pytest.mark.parametrize(
     "point",
     [
-        Point(100, 100, 90, 5, 0),  # not held: the queue grows
-        Point(100, 100, 100, 5, 0.01),
-        Point(100, 100, 100, 5, 0, dropped=1),
-        Point(100, 100, 100, None, 0),
-        Point(100, 100, 100, 51, 0),
+        at(100, 100, 90),  # not held: the queue grows
+        at(100, 100, 100, failed=10),
+        at(100, 100, 100, dropped=1),
+        at(100, 100, 100, p99=None),
+        at(100, 100, 100, p99=51.0),
     ],
 )
 def test_what_breaks_the_objective(point):
-    assert keeps(Point(100, 100, 100, 50, 0.001), 50)
-    assert keeps(Point(100, 94, 94, 50, 0), 50)  # fewer came: chance, and no fault
+    assert keeps(at(100, 100, 100, p99=50.0, failed=1), 50)
+    assert keeps(at(100, 94, 94, p99=50.0), 50)  # fewer came: chance, and no fault
     assert not keeps(point, 50)
 
 
 def test_failing_otherwise_than_by_latency_is_not_interpolated():
-    assert capacity([Point(100, 100, 100, 5, 0), Point(200, 200, 150, 10, 0)], RATES[:2], 50) == 100
+    assert capacity([at(100, 100, 100), at(200, 200, 150, p99=10.0)], RATES[:2], 50) == 100

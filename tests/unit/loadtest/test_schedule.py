@@ -12,7 +12,7 @@ counts = st.lists(st.integers(1, 64), min_size=1, max_size=6, unique=True)
 
 @pytest.mark.parametrize(
     ("cpus", "current", "expected"),
-    [(1, None, [1, 2, 3]), (2, 5, [1, 2, 3, 4, 5]), (2, 8, [1, 2, 3, 4, 5, 8]), (4, 9, [1, 4, 5, 8, 9])],
+    [(1, 0, [1, 2, 3]), (2, 5, [1, 2, 3, 4, 5]), (2, 8, [1, 2, 3, 4, 5, 8]), (4, 9, [1, 4, 5, 8, 9])],
 )
 def test_candidates_are_what_people_guess_and_the_current_count(cpus, current, expected):
     assert schedule.candidates(cpus, current) == expected
@@ -29,7 +29,7 @@ def test_every_round_has_every_count_once_and_the_seed_decides(workers, rounds, 
     by_round = defaultdict(list)
     for step in steps:
         by_round[step.round].append(step.workers)
-    assert [sorted(found) for found in by_round.values()] == [sorted(workers)] * rounds
+    assert [sorted(order) for order in by_round.values()] == [sorted(workers)] * rounds
 
 
 @given(counts, st.integers(0, 10**6))
@@ -40,7 +40,7 @@ def test_direction_alternates_so_that_a_steady_drift_cancels(workers, seed):
         places[step.workers].append(place)
     # In each pair of rounds every count has the same mean place in time.
     for pair in (0, 2):
-        assert len({found[pair] + found[pair + 1] for found in places.values()}) == 1
+        assert len({visits[pair] + visits[pair + 1] for visits in places.values()}) == 1
 
 
 def test_seeds_differ():

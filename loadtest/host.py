@@ -1,0 +1,117 @@
+"""The machine and the versions that a result holds for, and who else uses the machine meanwhile."""
+
+import hashlib
+import ipaddress
+import platform
+import socket
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from greenstack.cli import ROOT
+from loadtest.generator import SCENARIO
+from loadtest.results import Machine
+
+PACKAGES = ("fastapi", "gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "locust")
+# What containers are run by: it works for the application, so it is none of the others.
+ENGINE = {"dockerd", "containerd", "containerd-shim-runc-v2", "docker-proxy", "docker", "runc", "docker-compose"}
+
+
+def describe() -> Machine:
+    """Describe this machine."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    named = (line for line in facts.splitlines() if line.startswith(("model name", "Hardware", "CPU implementer")))
+    return Machine(
+        cpu=next(named, platform.machine()).rpartition(":")[2].strip(),
+        cpus=len(psutil.Process().cpu_affinity()),
+        memory=psutil.virtual_memory().total,
+        kernel=platform.release(),
+        system=platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
+        virtual="hypervisor" in facts,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on, as installed beside the load test."""
+    installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
+    packages = {name: installed[name] for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **packages}
+
+
+def revision() -> str:
+    """Return the git revision, with "-dirty" where files differ from it; empty without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def scenario() -> str:
+    """Return the fingerprint of the scenario."""
+    return hashlib.sha256(SCENARIO.read_bytes()).hexdigest()[:12]
+
+
+def is_this(url: str) -> bool:
+    """Return whether `url` leads to this machine."""
+    parts = urlsplit(url)
+    try:
+        resolved = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    ours = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    addresses = {str(sockaddr[0]).partition("%")[0] for *_, sockaddr in resolved}
+    return any(address in ours or ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds since boot: of everybody, stolen, passed (all CPUs), and of each process by PID."""
+
+    used: float
+    stolen: float
+    passed: float
+    processes: dict[int, tuple[str, int, float]]  # PID → name, parent, seconds
+
+    @classmethod
+    def now(cls) -> "Usage":
+        """Read it."""
+        times = psutil.cpu_times()
+        counted = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)  # those are in user, nice
+        processes = {}
+        for process in psutil.process_iter(["name", "ppid", "cpu_times"]):
+            if cpu := process.info["cpu_times"]:
+                processes[process.pid] = (process.info["name"] or "?", process.info["ppid"] or 0, cpu.user + cpu.system)
+        return cls(times.user + times.system + times.nice, getattr(times, "steal", 0.0), counted, processes)
+
+
+@dataclass(frozen=True)
+class Others:
+    """What the machine did beside the experiment, as shares of all CPUs, and the busiest of the others."""
+
+    share: float
+    steal: float
+    loudest: str
+
+
+def others(before: Usage, after: Usage, roots: Iterable[int]) -> Others:
+    """Compare two readings; `roots` are those of the process trees that belong to the experiment."""
+    passed = max(after.passed - before.passed, 1e-6)
+    ours = after.processes.keys() & set(roots)
+    while children := {pid for pid, (_, parent, _) in after.processes.items() if parent in ours} - ours:
+        ours |= children
+    ours |= {pid for pid, (name, _, _) in after.processes.items() if name in ENGINE}
+    used = {
+        pid: total - before.processes.get(pid, (name, 0, 0.0))[2] for pid, (name, _, total) in after.processes.items()
+    }
+    foreign = after.used - before.used - sum(seconds for pid, seconds in used.items() if pid in ours)
+    loud = max((pid for pid in used if pid not in ours), key=lambda pid: used[pid], default=None)
+    # A program that ended meanwhile has no name any more, and then the busiest of the rest is not to blame.
+    named = after.processes[loud][0] if loud is not None and used[loud] > 0.3 * foreign > 0 else ""
+    return Others(max(0.0, foreign / passed), (after.stolen - before.stolen) / passed, named)

@@ -1,0 +1,82 @@
+"""Old and new: what changed since a saved result, and whether it is a regression. Pure."""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from scipy import stats
+
+from loadtest.results import Baseline, Change, Ratio, Results
+from loadtest.rules import objective
+from loadtest.rules.decision import ALPHA, by_round, holm, ratio_of
+
+MEMORY_SLACK = 0.02  # the kernel's own share of the memory differs from boot to boot
+
+
+def repeats(old: Results, new: Results) -> bool:
+    """Return whether `new`, not yet measured, can be put under the same load as `old`."""
+    # The users of the closed loop are enough for the most workers that they were chosen for.
+    return not any(_conditions(old, new)) and max(old.setup.workers) >= max(new.setup.workers)
+
+
+def _conditions(old: Results, new: Results) -> Iterator[str]:
+    pairs = {
+        "cpu": (old.machine.cpu, new.machine.cpu),
+        "cpus": (old.machine.cpus, new.machine.cpus),
+        "kernel": (old.machine.kernel, new.machine.kernel),
+        "cpus limit": (old.limits.cpus or "none", new.limits.cpus or "none"),
+        "memory limit": (old.limits.memory or "none", new.limits.memory or "none"),
+        "target": (old.setup.target, new.setup.target),
+        "generators": (old.setup.generators, new.setup.generators),
+    }
+    if new.setup.target == "url":
+        pairs["url"] = (old.setup.url, new.setup.url)
+    yield from (f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items() if then != now)
+    if abs(old.machine.memory / new.machine.memory - 1) > MEMORY_SLACK:
+        yield f"memory: {old.machine.memory >> 20} MiB then, {new.machine.memory >> 20} MiB now"
+    if old.scenario != new.scenario:
+        yield "the scenario (loadtest/locustfile.py) has changed"
+
+
+def _differences(old: Results, new: Results) -> Iterator[str]:
+    yield from _conditions(old, new)
+    if old.pilot and new.pilot and old.pilot.chosen != new.pilot.chosen:
+        yield f"users of the closed loop: {old.pilot.chosen} then, {new.pilot.chosen} now"
+    if not by_round(old.counting("capacity")).keys() & by_round(new.counting("capacity")).keys():
+        yield "no worker count was measured in both"
+
+
+def against(old: Results, new: Results, file: str) -> Baseline:
+    """Compare the capacities of all counts that both have, and those under the objective where both have these."""
+    differences = list(_differences(old, new))
+    return Baseline(file, old.created, differences, [] if differences else _changes(old, new))
+
+
+def _changes(old: Results, new: Results) -> list[Change]:
+    pairs = [(False, by_round(old.counting("capacity")), by_round(new.counting("capacity")))]
+    if old.setup.slo_p99_ms == new.setup.slo_p99_ms and old.rates == new.rates:
+        pairs.append((True, objective.capacities(old)[0], objective.capacities(new)[0]))
+    changes = []
+    p_values = []
+    for under_objective, then, now in pairs:
+        for workers in sorted(then.keys() & now.keys()):
+            before, after = list(then[workers].values()), list(now[workers].values())
+            ratio = welch(before, after)
+            means = statistics.fmean(before), statistics.fmean(after)
+            changes.append(Change(workers, under_objective, *means, ratio, regression=False))
+            p_values.append(1 - ratio.p_not_close if ratio else 1.0)
+    # A regression is one only if it is certainly larger than what two sessions on one machine differ by.
+    for change, p_value in zip(changes, holm(p_values), strict=True):
+        change.regression = p_value < ALPHA
+    return changes
+
+
+def welch(old: Sequence[float], new: Sequence[float]) -> Ratio | None:
+    """Return the ratio new / old of two unpaired series (Welch's t test); None with fewer than two values each."""
+    if len(old) < 2 or len(new) < 2:
+        return None
+    then, now = ([math.log(value) for value in series] for series in (old, new))
+    return ratio_of(
+        statistics.fmean(now) - statistics.fmean(then),
+        lambda shift, side: stats.ttest_ind([value - shift for value in now], then, equal_var=False, alternative=side),
+    )

@@ -40,7 +40,7 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale $(N)
 
 ##@ Work on it
-.PHONY: test lint docs lock engine clean
+.PHONY: test lint docs pictures lock engine clean
 test: .venv/.test .venv/.loadtest .venv/.cli ## Run all tests this machine can run
 	@.venv/bin/pytest $(ARGS)
 
@@ -49,6 +49,9 @@ lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.cli ## Run all linters
 
 docs: .venv/.cli ## Renew docs/settings.md from the settings
 	@$(GREENSTACK) docs >docs/settings.md
+
+pictures: .venv/.loadtest .venv/.cli ## Renew docs/images; the report's picture is that of the newest load test
+	@.venv/bin/python -m tools.pictures
 
 lock: .venv/.lock ## Renew the hashed locks from pyproject.toml (UPGRADE=1: newest of everything)
 	@UV=.venv/bin/uv tools/lock.sh

@@ -1,13 +1,9 @@
-"""The table of notes, and the database that DATABASE_URL names.
+"""The table of notes, and the database that DATABASE_URL names."""
 
-    python3 -m app.database      makes the tables that are missing
-"""
-
-import asyncio
 import os
 from datetime import datetime
 
-from sqlalchemy import DateTime, func
+from sqlalchemy import DateTime, func, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -31,11 +27,7 @@ class Note(Base):
 
 
 async def create_tables() -> None:
-    """Make the tables that are missing; tables that exist stay as they are."""
+    """Make the tables that are missing. All workers call this at their start; the lock lets one of them do it."""
     async with engine.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         await connection.run_sync(Base.metadata.create_all)
-    await engine.dispose()
-
-
-if __name__ == "__main__":
-    asyncio.run(create_tables())

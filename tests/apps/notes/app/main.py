@@ -9,12 +9,13 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Note, engine, sessions
+from app.database import Note, create_tables, engine, sessions
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Close the worker's connections when it ends."""
+    """Make the tables before the first request; close the worker's connections after the last."""
+    await create_tables()
     yield
     await engine.dispose()
 

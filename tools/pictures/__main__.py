@@ -16,7 +16,7 @@ from tools.pictures.figures import FIGURES
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs/images"
 COLUMNS = 64  # characters of a terminal's line; more would be too small on a phone
-REPORT_WIDTH, REPORT_HEIGHT = 620, 640  # CSS pixels of the report's beginning: the answer and its figures
+REPORT_WIDTH, REPORT_HEIGHT = 620, 900  # CSS pixels of the report's beginning: the answer and the first chart
 
 # Instead of Rich's own frame, which loads a font from the network. Each piece of text has its length, so any font fits.
 TERMINAL = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">

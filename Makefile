@@ -54,7 +54,7 @@ chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and cou
 	@.venv/bin/pytest tests/chaos --full -n 0 $(ARGS)
 
 ##@ Work on it
-.PHONY: test test-all lint docs lock engine clean
+.PHONY: test test-all lint docs pictures lock engine clean
 test: .venv/.test .venv/.loadtest .venv/.cli ## Run the tests that a commit needs (ARGS="-k drain" picks some)
 	@.venv/bin/pytest -m "not slow" $(ARGS)
 
@@ -66,6 +66,9 @@ lint: .venv/.lint .venv/.test .venv/.loadtest .venv/.cli ## Run all linters
 
 docs: .venv/.cli ## Renew docs/settings.md and nginx/defaults.env from the settings
 	@$(GREENSTACK) docs
+
+pictures: .venv/.loadtest .venv/.cli ## Renew docs/images; the report's picture is that of the newest load test
+	@.venv/bin/python -m tools.pictures
 
 lock: .venv/.lock ## Renew the hashed locks from pyproject.toml (UPGRADE=1: newest of everything)
 	@UV=.venv/bin/uv tools/lock.sh

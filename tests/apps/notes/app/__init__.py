@@ -1,0 +1,1 @@
+"""Notes: the application of docs/tutorial.md."""

@@ -1,24 +1,16 @@
 """A proxy that spoils what passes through it, to stand between nginx and the app.
 
-Both sides are `host:port` or the path of a unix socket; typically it listens on `<folder>/fault.sock`, in the
-folder where nginx looks for instances of the app, in front of a real instance elsewhere.
+It listens on a unix socket in the folder where nginx looks for instances of the app, in front of a real one elsewhere.
 """
 
 import asyncio
-import contextlib
-import socket
-import struct
 import threading
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
+
+from tests.support.http import Address
 
 Fault = Literal["none", "delay", "reset", "truncate", "hang"]
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 class FaultProxy:
@@ -30,9 +22,9 @@ class FaultProxy:
     `spoilt` counts the answers that were.
     """
 
-    def __init__(self, listen: str, target: str, fault: Fault = "none", seconds: float = 0.5, keep: int = 40) -> None:
+    def __init__(self, listen: Path, target: Address, seconds: float = 0.5, keep: int = 40) -> None:
         self.listen, self.target = listen, target
-        self.fault: Fault = fault
+        self.fault: Fault = "none"
         self.seconds, self.keep = seconds, keep
         self.spoilt = 0
         self._loop = asyncio.new_event_loop()
@@ -49,8 +41,7 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
-        if "/" in self.listen:
-            Path(self.listen).unlink(missing_ok=True)
+        self.listen.unlink(missing_ok=True)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -59,11 +50,8 @@ class FaultProxy:
         self._loop.close()
 
     async def _serve(self) -> None:
-        if "/" in self.listen:
-            server = await asyncio.start_unix_server(self._accept, self.listen)
-            Path(self.listen).chmod(0o777)  # nginx runs as another user
-        else:
-            server = await asyncio.start_server(self._accept, *_split(self.listen))
+        server = await asyncio.start_unix_server(self._accept, self.listen)
+        self.listen.chmod(0o777)  # nginx runs as another user
         self._listening.set()
         await self._end.wait()
         server.close()
@@ -84,17 +72,14 @@ class FaultProxy:
             writer.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if "/" in self.target:
+        if isinstance(self.target, str):
             app_reader, app_writer = await asyncio.open_unix_connection(self.target)
         else:
-            app_reader, app_writer = await asyncio.open_connection(*_split(self.target))
-        ways: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            lambda: self._requests(reader, app_writer),
-            lambda: self._answers(app_reader, writer),
-        ]
+            app_reader, app_writer = await asyncio.open_connection(*self.target)
         try:
             # Either side's end is the connection's end.
-            tasks = [asyncio.create_task(way()) for way in ways]
+            ways = (self._requests(reader, app_writer), self._answers(app_reader, writer))
+            tasks = [asyncio.create_task(way) for way in ways]
             _, open_ways = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in open_ways:
                 task.cancel()
@@ -117,7 +102,7 @@ class FaultProxy:
                 case "hang":
                     await asyncio.Event().wait()
                 case "reset":
-                    _reset(writer)
+                    writer.transport.abort()  # a unix socket ends at once, which nginx takes as a reset
                     return
                 case "truncate":
                     while data.endswith(b"\r\n\r\n"):  # the head alone; the body follows
@@ -127,11 +112,3 @@ class FaultProxy:
                     return
             writer.write(data)
             await writer.drain()
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    # Linger 0 makes TCP send RST for FIN; a unix socket ends at once, which nginx takes the same way.
-    sock = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()

@@ -138,6 +138,7 @@ def test_no_connection_is_closed_under_the_proxy(running: Running, request_path:
         assert not early
 
 
+@pytest.mark.slow
 def test_a_reload_waits_for_workers_that_start_slowly(running: Running, pick: Pick, verdict: Verdict) -> None:
     with running(KEEP_ALIVE="1", PROBE_STARTUP=pick("2", "5")) as stack:
         with Load(stack.address) as load:
@@ -148,6 +149,7 @@ def test_a_reload_waits_for_workers_that_start_slowly(running: Running, pick: Pi
         verdict("reload, workers slow to start", stack, load.result)
 
 
+@pytest.mark.slow
 def test_a_stop_ends_within_the_graceful_timeout(running: Running, pick: Pick) -> None:
     with running(KEEP_ALIVE="1", GRACEFUL_TIMEOUT="8") as stack, ThreadPoolExecutor() as pool:
         answer = pool.submit(stack.status, "/slow?seconds=60", 30)

@@ -31,7 +31,7 @@ def spoilt() -> Iterator[tuple[Stack, FaultProxy]]:
         hidden.mkdir()
         app = stack.start_app("behind", folder=hidden)
         listen = stack.sockets / "fault.sock"
-        with FaultProxy(str(listen), str(app.socket)) as proxy:
+        with FaultProxy(listen, str(app.socket)) as proxy:
             until(lambda: stack.nginx.uses(listen), "nginx uses the instance behind the fault proxy")
             yield stack, proxy
 

@@ -218,7 +218,7 @@ def test_gunicorns_reloader(start: Start, project: Path) -> None:
     answer = until(lambda: a if (a := answers(gunicorn) or {}).get("new") == 1 else None, "the new code answers")
     assert answer["pid"] != first
     gunicorn.until_logged("Worker reloading: .*main.py modified")
-    until(lambda: time.time() - psutil.Process(answer["pid"]).create_time() > 1.5, "it looked")
+    until(lambda: time.time() - psutil.Process(int(str(answer["pid"]))).create_time() > 1.5, "it looked")
     save("1 / 0", 20)
     gunicorn.until_logged("cannot be imported: ZeroDivisionError", 2)
     save(TINY_APP.replace('"draining":', '"new": 2, "draining":'), 30)

@@ -51,7 +51,7 @@ def test_everything_is_read(tmp_path):
         ("PROFILE", "nosuch"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(name, value):
+def test_a_wrong_value_is_named_with_its_bounds(name, value):
     with pytest.raises(CommandError) as caught:
         read({name: value})
     assert caught.value.status == 2

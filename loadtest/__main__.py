@@ -43,6 +43,10 @@ def _plain(text: str) -> str:
 Number = BeforeValidator(_plain)
 
 
+class AllowedError(ValueError):
+    """A wrong value; the text is what it "must be", where the option's description does not fit."""
+
+
 class Options(BaseModel):
     """What the user asked for. A description is what a wrong value "must be"."""
 
@@ -84,9 +88,9 @@ class Options(BaseModel):
             raise ValueError
         elsewhere = info.data.get("target", "").startswith("http")
         if elsewhere and len(counts) > 1:
-            raise ValueError("one number with TARGET=http…: the workers there cannot be changed from here")
+            raise AllowedError("one number with TARGET=http…: the workers there cannot be changed from here")
         if len(counts) == 1 and not elsewhere:
-            raise ValueError('two counts or more, to compare them, e.g. WORKERS="1 2 4"')
+            raise AllowedError('two counts or more, to compare them, e.g. WORKERS="1 2 4"')
         return counts
 
     @field_validator("profile")
@@ -94,7 +98,7 @@ class Options(BaseModel):
     def _profile(cls, name: str) -> str:
         known = environment.profiles()
         if name not in known:
-            raise ValueError("one of " + ", ".join(known) if known else "a file in env/; there is none")
+            raise AllowedError("one of " + ", ".join(known) if known else "a file in env/; there is none")
         return name
 
     @field_validator("baseline")
@@ -118,8 +122,9 @@ def read(given: Mapping[str, str]) -> Options:
 
 def _fault(error: Any) -> str:
     name = str(error["loc"][0])
-    own = str(error.get("ctx", {}).get("error", ""))
-    return f"{name.upper()}={error['input']}: must be {own or Options.model_fields[name].description}"
+    reason = error.get("ctx", {}).get("error")
+    allowed = reason if isinstance(reason, AllowedError) else Options.model_fields[name].description
+    return f"{name.upper()}={error['input']}: must be {allowed}"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -25,7 +25,7 @@ from loadtest.results import Results, Run, workers_text
 from loadtest.rules.decision import ALPHA, by_round
 from loadtest.rules.objective import HELD
 
-WIDTH, HEIGHT = 460, 300  # CSS pixels
+WIDTH, HEIGHT = 400, 280  # CSS pixels
 
 # Stand-in → CSS variable. Any colours will do that nothing else draws with.
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))

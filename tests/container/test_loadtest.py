@@ -34,9 +34,7 @@ def test_it_measures_containers(built: dict[str, str]) -> None:
         assert measured["memory"] > 2**20
 
 
-def test_the_application_looks_the_same_from_outside_and_from_inside(
-    built: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outside_and_inside_look_the_same(built: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in built.items():
         monkeypatch.setenv(name, value)
     target = ComposeStack(resolve("loadtest"))

@@ -77,7 +77,7 @@ def decided(folder, workers, **values):
     return results
 
 
-def test_cpu_bound_application_on_one_cpu_needs_no_second_worker(tmp_path, others):
+def test_one_cpu_needs_no_second_worker(tmp_path, others):
     results = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:cpu_bound", CPUS="1")
     verdict = results.verdict
     require(verdict.kind == "no_difference" or (verdict.kind, verdict.workers) == ("recommend", 1), others)

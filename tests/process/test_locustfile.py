@@ -86,7 +86,7 @@ def slowest_twentieth(load: records.Load) -> float:
     return float(load.latencies.get_value_at_percentile(95)) / 1e6
 
 
-def test_the_open_loop_sends_at_random_at_its_rate(tmp_path: Path) -> None:
+def test_open_loop_arrivals_are_random(tmp_path: Path) -> None:
     with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH)
         gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
@@ -120,7 +120,7 @@ def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
     assert slowest_twentieth(load) > 0.3, "although the server answered at once"
 
 
-def test_arrivals_beyond_what_may_be_in_flight_are_counted(tmp_path: Path) -> None:
+def test_arrivals_beyond_the_pool_are_counted(tmp_path: Path) -> None:
     with serving(tmp_path, "mute") as app:
         # No answer, no failure: the stream would not know that anything has begun.
         with running(Demand(app.url, "1", rate=1000)) as stream:

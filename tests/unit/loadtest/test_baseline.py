@@ -25,7 +25,7 @@ def test_a_clear_loss_is_a_regression():
     assert comparison.changes[0].ratio.high < 0.9
 
 
-def test_a_loss_within_the_margin_is_none_however_certain():
+def test_a_certain_loss_within_the_margin_is_none():
     comparison = baseline.against(results(), results(0.97, seed=2), "old")
     assert any(change.ratio.high < 1 for change in comparison.changes)
     assert not any(change.regression for change in comparison.changes)

@@ -133,7 +133,7 @@ def test_confident_regression_is_exit_1(world, tmp_path):
     assert run(WORKERS="1 2", BASELINE=str(old)) == 1
 
 
-def test_wrong_options_are_exit_2_and_one_line_each():
+def test_wrong_options_are_one_line_each():
     environ = {**os.environ, "MODE": "fast", "WORKERS": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "loadtest"],
@@ -181,7 +181,7 @@ def test_an_engine_that_is_missing_is_no_regression(world, monkeypatch):
     assert caught.value.status == 3
 
 
-def test_results_outlive_a_stack_that_cannot_be_taken_down(world, tmp_path, capsys):
+def test_results_outlive_a_stack_that_stays(world, tmp_path, capsys):
     world.target.stuck = True
     assert run() == 0
     assert (only_folder(tmp_path) / "report.html").exists()
@@ -197,7 +197,7 @@ def test_a_baseline_sets_the_load(world, tmp_path, monkeypatch):
     assert results.read(folder, "X").pilot.chosen == 64
 
 
-def test_full_mode_measures_latencies_of_a_target_elsewhere_too(world, tmp_path):
+def test_full_mode_measures_latency_elsewhere_too(world, tmp_path):
     world.target.kind, world.target.controls_workers = "url", False
     assert run(MODE="full", TARGET="http://127.0.0.1:1") == 0
     saved = results.read(only_folder(tmp_path), "X")
@@ -206,7 +206,7 @@ def test_full_mode_measures_latencies_of_a_target_elsewhere_too(world, tmp_path)
     assert "No run has measured" not in (only_folder(tmp_path) / "report.html").read_text()
 
 
-def test_a_baseline_of_fewer_workers_does_not_set_the_load(world, tmp_path, monkeypatch):
+def test_a_baseline_of_fewer_workers_sets_no_load(world, tmp_path, monkeypatch):
     run(WORKERS="1 2")
     (old,) = folders(tmp_path)
     old = old.rename(tmp_path / "old")
@@ -246,7 +246,7 @@ def test_two_at_once_are_refused(world):
     assert run(WORKERS="1 2") == 0
 
 
-def test_a_lock_that_is_somebody_elses_is_no_regression(world, monkeypatch, tmp_path):
+def test_a_lock_of_another_user_is_no_regression(world, monkeypatch, tmp_path):
     (tmp_path / ".run").mkdir()
     (tmp_path / ".run" / "loadtest.lock").mkdir()
     with pytest.raises(CommandError, match="must be yours to write") as caught:
@@ -254,7 +254,7 @@ def test_a_lock_that_is_somebody_elses_is_no_regression(world, monkeypatch, tmp_
     assert caught.value.status == 2
 
 
-def test_the_command_to_repeat_it_has_the_shells_settings(world, tmp_path, monkeypatch):
+def test_the_command_has_the_settings_of_the_shell(world, tmp_path, monkeypatch):
     monkeypatch.setenv("APP_MODULE", "app.main:app")
     run(WORKERS="1 2")
     command = results.read(only_folder(tmp_path), "X").setup.command

@@ -21,7 +21,7 @@ def near(value, rng=None):
     return rounds(*(value * math.exp(rng.gauss(0, 0.004)) for _ in range(5)))
 
 
-def test_the_ratio_is_paired_and_its_interval_is_t():
+def test_the_ratio_is_paired_with_a_t_interval():
     ours, theirs = rounds(90, 110, 130), rounds(100, 120, 145)
     ratio = paired_ratio(ours, theirs)
     logs = [math.log(a / b) for a, b in zip(ours.values(), theirs.values(), strict=True)]
@@ -31,7 +31,7 @@ def test_the_ratio_is_paired_and_its_interval_is_t():
     assert ratio.high - ratio.low < 0.06
 
 
-def test_rounds_that_one_of_them_lacks_are_left_out():
+def test_rounds_that_one_count_lacks_are_omitted():
     assert paired_ratio({0: 1.0, 1: 1.1, 2: 9.0}, {0: 1.0, 1: 1.0}) == paired_ratio({0: 1.0, 1: 1.1}, {0: 1.0, 1: 1.0})
     assert paired_ratio({0: 1.0}, {0: 1.0}) is None
 
@@ -51,7 +51,7 @@ def test_holm_never_lowers_and_keeps_the_order(values):
     assert ranked == sorted(ranked)
 
 
-def test_smallest_of_those_that_are_as_good_as_the_best():
+def test_smallest_of_the_good_ones_is_recommended():
     capacity = {1: near(500), 2: near(990), 3: near(1000), 5: near(995)}
     verdict = decide(Evidence(capacity, current=5))
     assert (verdict.kind, verdict.workers) == ("recommend", 2)
@@ -69,7 +69,7 @@ def test_a_tie_goes_to_what_somebody_has_chosen():
     assert verdict.notes == ["2 workers would do as well with 90 MiB less memory"]
 
 
-def test_a_chosen_count_that_is_slower_is_not_kept():
+def test_a_slower_count_is_not_kept():
     capacity = {1: near(500), 2: near(1000), 3: near(1000)}
     assert decide(Evidence(capacity, current=1, current_is_set=True)).workers == 2
 
@@ -115,12 +115,12 @@ def test_counts_without_a_common_round_cannot_be_compared():
     assert "MODE=full" in verdict.next_step
 
 
-def test_more_rounds_are_no_advice_to_who_has_them():
+def test_full_mode_does_not_advise_full_mode():
     capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
     assert "MODE=full" not in decide(Evidence(capacity)).next_step
 
 
-def test_smaller_count_that_cannot_be_told_apart_is_mentioned():
+def test_an_unclear_smaller_count_is_mentioned():
     capacity = {1: near(500), 2: rounds(900, 1020, 930, 1050, 940), 3: near(1000)}
     verdict = decide(Evidence(capacity))
     assert verdict.workers == 3
@@ -136,14 +136,14 @@ def test_memory_above_four_fifths_of_the_limit_excludes():
     assert decide(Evidence(capacity, memory={1: 300 * MIB, 4: 700 * MIB}, memory_limit=1000 * MIB)).workers == 4
 
 
-def test_a_good_count_that_is_throttled_where_a_slower_one_is_not_is_no_answer():
+def test_a_good_but_throttled_count_is_no_answer():
     verdict = decide(Evidence({1: near(500), 2: near(1000)}, throttled={1: 0.01, 2: 0.6}))
     assert verdict.kind == "cannot_recommend"
     assert "2 in 60 % of the periods" in verdict.reason
     assert "CPUS" in verdict.next_step
 
 
-def test_throttling_is_no_reason_to_keep_a_count_that_cannot_be_told_apart():
+def test_a_throttled_unclear_count_is_not_kept():
     capacity = {1: near(1000), 3: rounds(930, 1020, 950, 1050, 940)}
     assert decide(Evidence(capacity, current=3)).workers == 3
     verdict = decide(Evidence(capacity, current=3, throttled={1: 0.0, 3: 0.5}))
@@ -151,7 +151,7 @@ def test_throttling_is_no_reason_to_keep_a_count_that_cannot_be_told_apart():
     assert any("3 in 50 %" in note for note in verdict.notes)
 
 
-def test_a_count_that_fails_does_not_hide_that_the_others_scatter():
+def test_a_failed_count_does_not_hide_scatter():
     capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
     assert decide(Evidence(capacity)).kind == "cannot_recommend"
     assert decide(Evidence(capacity, failed={13: "it did not start"})).kind == "cannot_recommend"
@@ -175,7 +175,7 @@ def test_spoiled_counts_leave_no_answer():
     assert verdict.next_step == "do this"
 
 
-def test_counts_that_fail_are_beaten_by_those_that_work():
+def test_failed_counts_lose_to_working_ones():
     failed = {8: "out of memory"}
     verdict = decide(Evidence({1: near(1000), 2: near(1001)}, current=8, failed=failed))
     assert (verdict.kind, verdict.workers) == ("no_difference", 1)

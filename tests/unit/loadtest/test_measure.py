@@ -25,7 +25,7 @@ def recorded(_demand, _count):
 @pytest.mark.parametrize(
     ("controls", "shares", "known"), [(True, True, True), (False, True, False), (False, False, True)]
 )
-def test_an_application_of_others_is_not_taken_for_other_programs(controls, shares, known, monkeypatch):
+def test_an_unknown_application_is_no_other_program(controls, shares, known, monkeypatch):
     results = sample.results(mode="quick", workers=(2,))
     results.shares_cpus = shares
     monkeypatch.setattr(generator, "running", recorded)
@@ -40,7 +40,7 @@ def test_an_application_of_others_is_not_taken_for_other_programs(controls, shar
 
 
 @pytest.mark.parametrize(("failure", "blame"), [(NotReadyError("a", "b"), "target"), (CommandError("b"), "generator")])
-def test_a_run_that_failed_says_who_is_to_blame(failure, blame):
+def test_a_failed_run_says_who_is_to_blame(failure, blame):
     run = measure.failed_run(Step(1, "latency", 2, 100.0), sample.results(mode="quick", workers=(2,)), failure)
     assert (run.state, run.findings[0].blame, run.findings[0].reason) == ("invalid", blame, "b")
     assert (run.round, run.workers, run.offered) == (1, 2, 100.0)

@@ -20,14 +20,14 @@ def points(*p99):
     return [at(rate, rate, rate, p99=value) for rate, value in zip(RATES, p99, strict=False)]
 
 
-def test_crossing_lies_between_the_last_good_and_the_first_bad_rate():
+def test_crossing_lies_between_good_and_bad_rate():
     rate = capacity(points(5, 10, 40, 300), RATES, 50)
     assert 300 < rate < 400
     # 50 lies between 40 and 300 by a ninth, on a logarithmic scale.
     assert rate == pytest.approx(311, abs=1)
 
 
-def test_all_kept_means_the_highest_rate_and_no_more():
+def test_all_kept_means_the_highest_rate():
     assert capacity(points(5, 10, 20), RATES[:3], 50) == 300
 
 
@@ -35,19 +35,19 @@ def test_none_kept():
     assert capacity(points(80, 90), RATES[:2], 50) is None
 
 
-def test_what_fails_below_a_rate_that_is_kept_was_an_accident():
+def test_failure_below_a_kept_rate_is_an_accident():
     assert capacity(points(5, 90, 10, 300), RATES, 50) > 300
 
 
 @pytest.mark.parametrize("missing", [3, 2])
-def test_a_missing_rate_above_the_last_that_was_kept_leaves_it_open(missing):
+def test_a_missing_rate_above_leaves_it_open(missing):
     there = points(5, 10, 20, 300)[: missing + 1]
     del there[missing]
     with pytest.raises(UnknownError, match=f"{RATES[missing]:.0f} requests/s"):
         capacity(there, RATES, 50)
 
 
-def test_a_missing_rate_below_the_last_that_was_kept_does_not_matter():
+def test_a_missing_rate_below_does_not_matter():
     there = points(5, 10, 40, 300)
     del there[0]
     assert capacity(there, RATES, 50) == capacity(points(5, 10, 40, 300), RATES, 50)

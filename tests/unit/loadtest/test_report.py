@@ -56,7 +56,7 @@ def test_all_files_are_written(full):
     assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env"]
 
 
-def test_sections_are_there_in_order_each_with_its_chart(full):
+def test_sections_are_in_order_with_their_charts(full):
     _, page, _ = full
     assert page.sections == SECTIONS
     drawn = {name: len(charts) for name, charts in page.charts.items()}
@@ -71,7 +71,7 @@ def test_it_needs_no_network_and_no_other_file(full):
     assert not re.search(r"@import|url\((?!#)|<link|<iframe|fetch\(", text)
 
 
-def test_ids_are_unique_and_colours_are_the_pages_own(full):
+def test_ids_are_unique_and_colours_are_variables(full):
     folder, page, _ = full
     assert len(page.ids) == len(set(page.ids))
     text = (folder / "report.html").read_text()
@@ -164,7 +164,7 @@ def test_a_browser_shows_it_in_light_and_dark(full):
 
 
 @needs_browser
-def test_a_browser_finds_every_section_with_something_in_it(full):
+def test_a_browser_finds_every_section(full):
     folder, _, _ = full
     done = subprocess.run(
         [

@@ -5,7 +5,7 @@ from loadtest import results
 from tests.unit.loadtest import sample
 
 
-def test_a_result_is_valid_and_comes_back_as_it_was(tmp_path):
+def test_a_result_comes_back_as_it_was(tmp_path):
     measured = sample.results(mode="quick", workers=(1, 2))
     results.write(measured, tmp_path)
     assert results.read(tmp_path, "X") == results.read(tmp_path / results.FILE, "X") == measured
@@ -22,7 +22,7 @@ def test_a_result_is_valid_and_comes_back_as_it_was(tmp_path):
         ("{}", "created"),
     ],
 )
-def test_what_is_no_result_is_refused_in_one_line(tmp_path, text, word):
+def test_other_files_are_refused_in_one_line(tmp_path, text, word):
     (tmp_path / results.FILE).write_text(text)
     with pytest.raises(CommandError, match=word) as caught:
         results.read(tmp_path, "BASELINE")

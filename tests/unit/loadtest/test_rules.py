@@ -8,7 +8,7 @@ def spoil(run, blame, reason):
     run.findings = [Finding("invalid", blame, reason)]
 
 
-def test_full_mode_decides_on_the_capacity_under_the_objective():
+def test_full_mode_decides_under_the_objective():
     measured = sample.results()
     gathered = rules.gather(measured)
     closed = by_round(measured.counting("capacity"))
@@ -28,7 +28,7 @@ def test_invalid_runs_never_decide():
     assert max(gathered.capacity[2].values()) < 1e6
 
 
-def test_a_count_without_enough_runs_spoils_the_answer_if_it_is_not_to_blame():
+def test_a_spoiled_count_leaves_no_answer():
     measured = sample.results(mode="quick", workers=(1, 2, 3))
     for run in measured.runs:
         if run.workers == 3:
@@ -49,7 +49,7 @@ def test_a_count_that_fails_by_itself_is_excluded():
     assert "3 workers did not work: that many workers did not start" in verdict.notes
 
 
-def test_a_rate_that_was_not_measured_is_not_taken_for_kept():
+def test_a_rate_without_a_run_is_not_kept():
     measured = sample.results(workers=(1, 2))
     for run in measured.runs:
         if run.workers == 1 and run.offered and run.offered > measured.rates[0]:
@@ -59,7 +59,7 @@ def test_a_rate_that_was_not_measured_is_not_taken_for_kept():
     assert "too few runs count with 1 workers: the load generator's CPU was 99 % busy" in verdict.reason
 
 
-def test_too_short_a_run_says_nothing_against_its_count():
+def test_a_short_run_says_nothing_against_its_count():
     measured = sample.results(mode="quick", workers=(1, 2))
     for run in measured.runs:
         if run.workers == 1:
@@ -69,7 +69,7 @@ def test_too_short_a_run_says_nothing_against_its_count():
     assert "for longer" in verdict.next_step
 
 
-def test_the_limit_that_an_answer_holds_for_is_said():
+def test_the_answer_names_its_cpu_limit():
     measured = sample.results(mode="quick", workers=(1, 2))
     verdict = rules.verdict(measured)
     assert verdict.reason.startswith("with 2 CPUs the most throughput")
@@ -91,7 +91,7 @@ def over_the_objective(measured, workers, rounds):
             run.percentiles["99"] = 10 * measured.setup.slo_p99_ms
 
 
-def test_rounds_in_which_no_rate_was_kept_are_not_left_out():
+def test_rounds_that_keep_no_rate_count():
     measured = sample.results(workers=(1, 2))
     assert rules.verdict(measured).workers == 2
     over_the_objective(measured, 2, (0, 1))
@@ -100,13 +100,13 @@ def test_rounds_in_which_no_rate_was_kept_are_not_left_out():
     assert rules.verdict(measured).workers != 2, "its three good rounds do not speak for it alone"
 
 
-def test_a_count_that_keeps_no_rate_in_most_rounds_did_not_work():
+def test_a_count_that_keeps_no_rate_failed():
     measured = sample.results(workers=(1, 2))
     over_the_objective(measured, 2, (0, 1, 2))
     assert set(rules.gather(measured).failed) == {2}
 
 
-def test_one_round_in_which_no_rate_was_kept_is_no_proof():
+def test_one_round_without_a_rate_is_no_proof():
     measured = sample.results(workers=(1, 2))
     over_the_objective(measured, 2, (0,))
     for run in measured.runs:
@@ -117,7 +117,7 @@ def test_one_round_in_which_no_rate_was_kept_is_no_proof():
     assert "2 workers" in verdict.reason
 
 
-def test_the_rate_that_a_target_elsewhere_keeps_is_said():
+def test_the_rate_of_a_target_elsewhere_shows():
     measured = sample.results(workers=(0,), target="url")
     reason = rules.verdict(measured).reason
     assert " within 50 ms;" in reason

@@ -14,7 +14,7 @@ counts = st.lists(st.integers(1, 64), min_size=1, max_size=6, unique=True)
     ("cpus", "current", "expected"),
     [(1, 0, [1, 2, 3]), (2, 5, [1, 2, 3, 4, 5]), (2, 8, [1, 2, 3, 4, 5, 8]), (4, 9, [1, 4, 5, 8, 9])],
 )
-def test_candidates_are_what_people_guess_and_the_current_count(cpus, current, expected):
+def test_candidates_are_guesses_and_the_current_count(cpus, current, expected):
     assert schedule.candidates(cpus, current) == expected
 
 
@@ -23,7 +23,7 @@ def test_named_counts_replace_the_guesses():
 
 
 @given(counts, st.integers(1, 6), st.integers(0, 10**6))
-def test_every_round_has_every_count_once_and_the_seed_decides(workers, rounds, seed):
+def test_every_round_has_every_count_once(workers, rounds, seed):
     steps = schedule.capacity_steps(workers, rounds, seed)
     assert steps == schedule.capacity_steps(workers, rounds, seed)
     by_round = defaultdict(list)

@@ -68,7 +68,7 @@ def test_each_rule(run, expected, blame, word):
     assert word in findings[0].reason
 
 
-def test_a_busy_generator_does_not_matter_at_the_limit():
+def test_a_busy_generator_is_excused_at_the_limit():
     busy = generator(busy=0.99)
     assert state(GOOD, generator=busy, app_cpu=0.97) == "suspect"
     # In the open loop it matters all the same: latency is the result there.
@@ -83,12 +83,12 @@ def test_a_late_generator_does_not_hide_an_overload():
     assert state(late, throughput=600.0, app_cpu=0.8) == "invalid"
 
 
-def test_a_late_generator_is_to_blame_for_dropped_arrivals():
+def test_a_late_generator_is_blamed_for_drops():
     findings = judge(replace(OPEN, generator=generator(dropped=50, late_p99_ms=80.0)))
     assert {finding.blame for finding in findings} == {"generator"}
 
 
-def test_an_overloaded_target_is_a_result_and_no_fault():
+def test_an_overloaded_target_is_no_fault():
     assert judge(replace(OPEN, throughput=600.0, percentiles={}, settled=False, per_second=[700.0, 500.0])) == []
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATHS = ("/healthz", "/readyz")
+WELL = {"/healthz": "ok", "/readyz": "ready"}  # what each says where nothing is wrong
 _log = logging.getLogger("uvicorn.error")
 
 
@@ -32,7 +32,7 @@ class Probes:
 
     def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> Awaitable[None]:
         """Serve one connection scope. No coroutine itself: requests that are no probes should not pay for one more."""
-        if scope["type"] == "http" and scope["path"] in PATHS:
+        if scope["type"] == "http" and scope["path"] in WELL:
             return self._answer(scope, receive, send)
         return self.serve(scope, receive, send)
 
@@ -41,8 +41,7 @@ class Probes:
         if scope["path"] == "/readyz":
             # The worker says so through the lifespan state of ASGI.
             reason = "draining" if scope["state"].get("draining") else await self._objection(scope, receive)
-        answer = {"status": reason or {"/healthz": "ok", "/readyz": "ready"}[scope["path"]]}
-        body = json.dumps(answer).encode()
+        body = json.dumps({"status": reason or WELL[scope["path"]]}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 503 if reason else 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

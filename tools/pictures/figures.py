@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from greenstack.server.settings import Settings, parse_duration
+from greenstack.server.settings import READ_TIMEOUT_MARGIN, Settings, parse_duration
 from tools.pictures.drawing import LINE, MARGIN, WIDTH, Drawing
 
 INNER = WIDTH - 2 * MARGIN
@@ -118,7 +118,7 @@ def timers() -> Drawing:
     drawing.text(MARGIN, 238, "nginx always closes first, so no POST meets a closed one.", "muted")
     drawing.text(MARGIN, 290, "A stop: seconds after the signal", "strong")
     grace, docker = settings.graceful_timeout, parse_duration(settings.stop_grace_period)
-    answer = grace - 6  # s; as nginx's entrypoint derives its read timeout
+    answer = grace - READ_TIMEOUT_MARGIN  # s; nginx/derive.sh derives it so
     finish = settings.request_timeout
     stop = [
         Bar(0, drain / docker, f"idle connections stay open: {drain:g} s", "wait"),

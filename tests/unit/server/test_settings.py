@@ -246,7 +246,7 @@ def test_durations(hours: int, minutes: int, seconds: int) -> None:
 
 @given(st.integers(0, 600), st.integers(1, 3600))
 def test_the_timers_fit_into_each_other(keep_alive: int, graceful_timeout: int) -> None:
-    """docs/operations.md: KEEP_ALIVE > KN, D > KN, G ≥ D + Gu + 1.5, R ≤ Gu."""
+    """nginx closes idle connections first, and waits for no answer that a stop cuts off."""
     s = settings(KEEP_ALIVE=str(keep_alive), GRACEFUL_TIMEOUT=str(graceful_timeout))
     assert s.upstream_keep_alive < max(s.keep_alive, 1e-9)
     assert s.drain >= s.upstream_keep_alive + 1

@@ -17,7 +17,7 @@ from tests.container.project import ROOT, Stack, bare_environment, docker, run, 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("app", "docker", "nginx", "requirements", "env"):
+    for name in ("app", "docker", "greenstack", "nginx", "requirements", "env"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.local.env"))
     for name in ("compose.yaml", "compose.dev.yaml", ".dockerignore"):
         shutil.copy(ROOT / name, tmp_path)

@@ -211,13 +211,9 @@ def test_bad_setting_ends_with_2_and_one_line(app_image: str, setting: str) -> N
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("setting", "line"), [
-    ("KEEP_ALIVE=often", "KEEP_ALIVE=often: "),
-    ("CLIENT_MAX_BODY_SIZE=lots", "CLIENT_MAX_BODY_SIZE=lots: "),
-    ("BIND=8080", "BIND=8080: "),
-])  # fmt: skip
-def test_nginx_refuses_bad_settings_by_itself(nginx_image: str, setting: str, line: str) -> None:
-    hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
-    done = docker("run", "--rm", *hardened, "--env", setting, nginx_image, check=False)
+def test_nginx_refuses_what_it_cannot_read(nginx_image: str) -> None:
+    # The check that runs before it says more. This is the last guard, for an image that somebody runs alone.
+    hardened = ("--read-only", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp/nginx:mode=1777", "--cap-drop", "ALL")
+    done = docker("run", "--rm", *hardened, "--env", "CLIENT_MAX_BODY_SIZE=lots", nginx_image, check=False)
     assert done.returncode == 2, done.stderr
-    assert [line in text for text in done.stderr.splitlines()] == [True]
+    assert '"client_max_body_size" directive invalid value' in done.stderr

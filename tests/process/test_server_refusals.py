@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from greenstack.server.cgroup import Cgroup
-
 from .conftest import CONF, ROOT, Gunicorn, environment, free_port
 
 Start = Callable[..., Gunicorn]
@@ -149,14 +147,6 @@ def test_logs_that_cannot_be_written(start: Start, project: Path) -> None:
         f"ACCESS_LOG={project}/none/access.log: cannot be written; allowed: a path, - for stdout, empty for none",
         f"ERROR_LOG={project}: cannot be written; allowed: a path, - for stderr, empty for none",
     ]
-
-
-def test_more_workers_than_memory(start: Start) -> None:
-    limit = Cgroup.of().memory_limit()
-    if limit is None:
-        pytest.skip("no memory limit here; tests/unit and tests/container have one")
-    line = refusal(start(WEB_CONCURRENCY="3", MAX_WORKERS="", WORKER_MEMORY=str(limit // 2)))
-    assert line.startswith(f"WEB_CONCURRENCY=3: more than the memory limit of {limit >> 20} MiB holds")
 
 
 @pytest.mark.parametrize(

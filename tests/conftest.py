@@ -52,8 +52,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the images that the run has built, when the last process has ended."""
     if hasattr(config, "workerinput") or not shutil.which("docker"):
         return
-    listed = docker("image", "ls", "--quiet", "--filter", f"reference=*:{os.environ[RUN]}*", check=False)
-    if images := set(listed.stdout.split()):
+    run = os.environ[RUN]
+    # By name, and by label: a build by another project leaves the image of the one before without a name.
+    filters = (f"reference=*:{run}*", f"label=org.opencontainers.image.revision={run}")
+    listed = [docker("image", "ls", "--quiet", "--filter", each, check=False).stdout.split() for each in filters]
+    if images := set(itertools.chain(*listed)):
         docker("image", "rm", "--force", *images, check=False)
 
 
@@ -96,11 +99,11 @@ def bases(engine: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 @pytest.fixture(scope="session")
 def built(bases: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The images under names of our own, built once a run; the variables that choose them."""
-    names = {"APP_IMAGE": "ct-app", "NGINX_IMAGE": "ct-nginx", "TAG": os.environ[RUN], "REVISION": "ct-revision"}
-    choice = {**bases, **names}
+    run = os.environ[RUN]
+    choice = {**bases, "APP_IMAGE": "ct-app", "NGINX_IMAGE": "ct-nginx", "TAG": run, "REVISION": run}
     with once_a_run(tmp_path_factory, "built") as file:
         if not file.stat().st_size:
-            Stack(f"{names['TAG']}-build", choice).compose("build")
+            Stack(f"{run}-build", choice).compose("build")
             file.write_text("yes")
     return choice
 

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from tests.chaos.conftest import Pick, Running, Verdict
 from tests.chaos.load import Load
 from tests.chaos.stack import Stack
-from tests.support.http import Connection, Request
+from tests.support.http import Connection, Request, Response
 from tests.support.processes import alive
 from tests.support.programs import needs
 from tests.support.wait import until
@@ -76,24 +76,22 @@ def test_websockets_are_closed_with_1012(running: Running) -> None:
 
 
 def test_readyz_says_that_a_worker_drains(running: Running) -> None:
-    async def ask_twice(stack: Stack) -> None:
-        connection = Connection(str(stack.app.socket))
-        other = Connection(str(stack.app.socket))
-        before = await connection.request(Request("GET", "/readyz"))
-        worker = int((await connection.request(Request("GET", "/echo"))).body.partition(b'"pid":')[2].split(b",")[0])
-        assert before.status == 200
-        os.kill(worker, signal.SIGTERM)
-        after = before
-        while after.status == 200:
-            await asyncio.sleep(0.01)  # the signal is on its way
-            after = await connection.request(Request("GET", "/readyz"))
-            assert connection.reused, "the worker closed an idle connection"
-        assert after.status == 503
-        assert after.headers["connection"] == "close"
-        other.close()
+    readyz = Request("GET", "/readyz")
 
-    with running(KEEP_ALIVE="5") as stack:
-        asyncio.run(ask_twice(stack))
+    async def drain(stack: Stack) -> Response:
+        connection, other = (Connection(str(stack.app.socket)) for _ in range(2))
+        assert [(await each.request(readyz)).status for each in (connection, other)] == [200, 200]
+        os.kill(stack.app.workers()[0], signal.SIGTERM)
+        while (await other.request(readyz)).headers.get("connection") != "close":
+            await asyncio.sleep(0.01)  # the signal is on its way
+        answer = await connection.request(readyz)
+        assert connection.reused, "the worker closed an idle connection"
+        connection.close()
+        return answer
+
+    with running(KEEP_ALIVE="5", MAX_WORKERS="1") as stack:
+        answer = asyncio.run(drain(stack))
+        assert (answer.status, answer.headers["connection"]) == (503, "close")
         assert stack.status("/readyz") == 404, "nginx answers 404 for it"
 
 

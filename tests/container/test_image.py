@@ -85,13 +85,12 @@ def test_the_nginx_image_says_how_to_run(nginx_image: str) -> None:
     assert 0 < config["Healthcheck"]["StartInterval"] <= 1e9 < config["Healthcheck"]["StartPeriod"]
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("image", ["app_image", "nginx_image"])
-def test_labels(image: str, request: pytest.FixtureRequest) -> None:
+def test_labels(built: dict[str, str], image: str, request: pytest.FixtureRequest) -> None:
     labels = inspect(request.getfixturevalue(image))["Config"]["Labels"]
     told = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
     assert told.keys() >= {"title", "description", "licenses", "version", "revision"}
-    assert told["revision"] == "ct-revision", "the build argument arrives"
+    assert told["revision"] == built["REVISION"], "the build argument arrives"
     assert all(told.values())
 
 

@@ -121,6 +121,7 @@ def throughput(results: Results) -> str:
     if not runs:
         return ""
     counts, rounds = results.setup.workers, results.setup.plan.rounds
+    highest = max(run.throughput for run in runs)
     with _drawing() as figure:
         axes = figure.add_subplot(xlabel="workers", title="requests a second")
         capacities = by_round(results.counting("capacity"))
@@ -129,7 +130,7 @@ def throughput(results: Results) -> str:
             place, colour = counts.index(workers), _colour(results, workers)
             axes.bar(place, mean, color=colour, alpha=0.2, width=0.62)
             axes.errorbar(place, mean, yerr=half, color=colour, capsize=6, capthick=2, elinewidth=2)
-            top = max([mean + half, *rates.values()])
+            top = min(max([mean + half, *rates.values()]), 1.12 * highest)  # a wide interval leaves the drawing
             weight = "bold" if _is_chosen(results, workers) else "normal"
             _annotate(axes, f"{mean:,.0f}", place, top, weight=weight, fontsize=13 if len(counts) < 7 else 9)
         for run in runs:
@@ -144,7 +145,7 @@ def throughput(results: Results) -> str:
             axes.plot(range(len(counts)), [each * min(n, cpus) for n in counts], color=MUTED, linestyle=DOTTED)
         axes.set_xticks(range(len(counts)), [str(workers or "?") for workers in counts])
         axes.set_xlim(-0.6, len(counts) - 0.4)
-        axes.set_ylim(0, max(run.throughput for run in runs) * 1.25)
+        axes.set_ylim(0, 1.25 * highest)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         return _svg(figure, "throughput", "Throughput by number of workers, with 95 % intervals and single runs")

@@ -184,7 +184,7 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
 
 def _timer_conflicts(settings: Settings, in_force: set[str]) -> Iterator[str]:
     grace = settings.graceful_timeout
-    if settings.request_timeout < 1:
+    if settings.time_to_finish < 1:
         least = math.ceil(settings.drain + EXIT_MARGIN + 1)
         yield (
             f"GRACEFUL_TIMEOUT={grace}: too short to drain with KEEP_ALIVE={settings.keep_alive}; "

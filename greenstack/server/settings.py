@@ -179,6 +179,10 @@ class Settings(BaseModel):
     graceful_timeout: Whole = _setting("server", 120, edge=True, ge=1, le=3600)
     """Seconds that a worker gets to finish its requests when it stops"""
 
+    # 60 s: nginx's own, and what people expect of a proxy.
+    request_timeout: Whole = _setting("server", 60, edge=True, ge=1, le=86400)
+    """Seconds that nginx waits for an answer to begin, or to go on; then 504"""
+
     timeout: Whole = _setting("server", 120, ge=0, le=3600)
     """Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never"""
 
@@ -308,7 +312,7 @@ class Settings(BaseModel):
         return self.upstream_keep_alive + DRAIN_MARGIN
 
     @property
-    def request_timeout(self) -> int:
+    def time_to_finish(self) -> int:
         """Seconds that running requests get after the drain, so that all ends within `GRACEFUL_TIMEOUT`."""
         return int(self.graceful_timeout - self.drain - EXIT_MARGIN)
 

@@ -96,7 +96,7 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True  # for Probes; the application sees it as request.state.draining
         self.worker.enter(State.DRAINING)
         await self._until_replaced()
-        cancel_at = time.monotonic() + self.worker.request_timeout
+        cancel_at = time.monotonic() + self.worker.time_to_finish
         self._announce()
         if not self.worker.scoreboard.any(State.READY):
             await self._until_connections_are_young()
@@ -181,7 +181,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         super().__init__(*args, **kwargs)
         # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
         in_force = self.settings.model_copy(update={"graceful_timeout": self.cfg.graceful_timeout})
-        self.request_timeout = max(1, in_force.request_timeout)
+        self.time_to_finish = max(1, in_force.time_to_finish)
 
     def enter(self, state: State) -> None:
         """Tell the other workers what this one does."""

@@ -60,7 +60,7 @@ def test_timers_are_derived(server: Nginx, keep_alive: str, graceful_timeout: st
     else:
         assert f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms" in found
     seconds = max(1, int(graceful_timeout) - READ_TIMEOUT_MARGIN)
-    assert seconds == 1 or seconds <= settings.request_timeout
+    assert seconds == 1 or seconds <= settings.time_to_finish
     assert {f"{name} {seconds}s" for name in TIMEOUTS} <= found
     assert f"worker_shutdown_timeout {graceful_timeout}s" in found
 

@@ -119,7 +119,7 @@ def timers() -> Drawing:
     drawing.text(MARGIN, 290, "A stop: seconds after the signal", "strong")
     grace, docker = settings.graceful_timeout, parse_duration(settings.stop_grace_period)
     answer = grace - READ_TIMEOUT_MARGIN  # s; nginx/derive.sh derives it so
-    finish = settings.request_timeout
+    finish = settings.time_to_finish
     stop = [
         Bar(0, drain / docker, f"idle connections stay open: {drain:g} s", "wait"),
         Bar(0, answer / docker, f"nginx waits for an answer: {answer} s", "plain"),

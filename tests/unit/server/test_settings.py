@@ -250,9 +250,9 @@ def test_the_timers_fit_into_each_other(keep_alive: int, graceful_timeout: int) 
     s = settings(KEEP_ALIVE=str(keep_alive), GRACEFUL_TIMEOUT=str(graceful_timeout))
     assert s.upstream_keep_alive < max(s.keep_alive, 1e-9)
     assert s.drain >= s.upstream_keep_alive + 1
-    assert s.drain + s.request_timeout + 1.5 <= s.graceful_timeout or s.request_timeout < 1
+    assert s.drain + s.time_to_finish + 1.5 <= s.graceful_timeout or s.time_to_finish < 1
     read_timeout = max(1, s.graceful_timeout - READ_TIMEOUT_MARGIN)  # nginx/derive.sh derives it so
-    assert read_timeout <= s.request_timeout or s.request_timeout < 1
+    assert read_timeout <= s.time_to_finish or s.time_to_finish < 1
     # What the check says is the least one is the least one.
     least = check.problems({"KEEP_ALIVE": str(keep_alive), "GRACEFUL_TIMEOUT": str(graceful_timeout)})
     if least:

@@ -5,7 +5,6 @@ from this class. Environment names are the field names in capitals.
 """
 
 import ipaddress
-import math
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -27,8 +26,6 @@ UPSTREAM_KEEP_ALIVE_SHARE = 600  # ms for each second of KEEP_ALIVE: nginx close
 UPSTREAM_KEEP_ALIVE_MAX = 3000  # ms; for how long a drain must wait for nginx's idle connections
 DRAIN_MARGIN = 1.0  # s that a drain lasts longer than nginx keeps an idle connection
 EXIT_MARGIN = 1.5  # s: a worker accepts for about 1 s before it drains, and the lifespan's end takes time as well
-# s that nginx gives up on a request before a stopping worker does, however long its drain is.
-READ_TIMEOUT_MARGIN = math.ceil(UPSTREAM_KEEP_ALIVE_MAX / 1000 + DRAIN_MARGIN + EXIT_MARGIN)
 
 
 def parse_size(value: str) -> int:

@@ -207,6 +207,11 @@ class Settings(BaseModel):
     max_requests_jitter: Whole = _setting("application", 0, ge=0, le=10**9)
     """Upper bound of a random addition to it, so that workers do not recycle at once"""
 
+    max_worker_memory: Annotated[str, _checked_by(_worker_memory)] | None = _setting(
+        "application", None, "a size like 256m, at least 1m and WORKER_MEMORY"
+    )
+    """Memory of a worker above which it is replaced, one after the other, without loss; unset: none"""
+
     forwarded_allow_ips: Annotated[str, _checked_by(_networks)] | None = _setting(
         "application", None, "addresses or networks separated by commas, or *"
     )

@@ -26,6 +26,7 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
+from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
@@ -100,6 +101,7 @@ class Server(UvicornServer):
 
     async def startup(self, sockets: Any = None) -> None:
         """Run the lifespan's startup, then serve."""
+        asyncio.get_running_loop().set_exception_handler(loop_error)
         await super().startup(sockets)
         # What is there now stays: without this a full collection goes through all of it, 15 ms for FastAPI alone.
         gc.collect()
@@ -242,7 +244,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         app = self.wsgi
         serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
-        self.wsgi: Any = Probes(serve, app, self.settings.health_path)
+        self.wsgi: Any = RequestContext(Probes(serve, app, self.settings.health_path))
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -11,9 +11,6 @@ UPSTREAM_REQUESTS=1000
 # KEEP_ALIVE=0: the app closes after each answer, so nothing may be kept. One request a connection says that in every
 # version of nginx (`keepalive 0` does not).
 [ "$KEEP_ALIVE" != 0 ] || { UPSTREAM_REQUESTS=1 UPSTREAM_KEEP_ALIVE=1; }
-# s. Not longer than a stopping worker waits for a running request.
-READ_TIMEOUT=$((GRACEFUL_TIMEOUT - READ_TIMEOUT_MARGIN))
-[ "$READ_TIMEOUT" -ge 1 ] || READ_TIMEOUT=1
 
 # --- Capacity.
 # CPUs we may use: affinity, and the container's quota (cgroup v2, then v1), which `worker_processes auto` ignores.

@@ -9,7 +9,7 @@ _DEFAULTS = """\
 # Made by `make docs` from greenstack/server/settings.py; nginx's entrypoint reads it below its environment.
 # What nginx reads, and the figures of the timers and sockets that it shares with the app.
 """
-_FIGURES = ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX", "READ_TIMEOUT_MARGIN")
+_FIGURES = ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX")
 
 _INTRODUCTION = """\
 # Settings

@@ -173,6 +173,9 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
     if settings.max_requests_jitter and not settings.max_requests:
         jitter = settings.max_requests_jitter
         yield f"MAX_REQUESTS_JITTER={jitter}: has no effect without MAX_REQUESTS; set both or none"
+    bound, least = settings.max_worker_memory, settings.worker_memory
+    if bound and parse_size(bound) < parse_size(least):
+        yield (f"MAX_WORKER_MEMORY={bound}: less than a worker needs, WORKER_MEMORY={least}; allowed: at least {least}")
     if settings.rate_limit_burst is not None and not settings.rate_limit:
         yield f"RATE_LIMIT_BURST={settings.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
     workers = settings.max_workers or settings.web_concurrency
@@ -184,7 +187,7 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
 
 def _timer_conflicts(settings: Settings, in_force: set[str]) -> Iterator[str]:
     grace = settings.graceful_timeout
-    if settings.request_timeout < 1:
+    if settings.time_to_finish < 1:
         least = math.ceil(settings.drain + EXIT_MARGIN + 1)
         yield (
             f"GRACEFUL_TIMEOUT={grace}: too short to drain with KEEP_ALIVE={settings.keep_alive}; "

@@ -46,6 +46,7 @@ def as_dict(cfg: "Config", settings: Settings) -> dict[str, Any]:
         "preload_app": settings.preload_app,
         "max_requests": cfg.max_requests,
         "max_requests_jitter": cfg.max_requests_jitter,
+        "max_worker_memory": settings.max_worker_memory,
         "forwarded_allow_ips": ",".join(cfg.forwarded_allow_ips),
         "log_format": settings.log_format,
         "limit_concurrency": settings.limit_concurrency,

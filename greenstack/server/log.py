@@ -7,9 +7,12 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
+from logging.handlers import SysLogHandler
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.glogging import Logger as GunicornLogger
+
+from greenstack.server.app_log import request_id, take_in
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 PIPE_BUF = 4096  # bytes; what a pipe takes at once, so that lines of several workers do not mix: pipe(7)
 MOMENT = 0.05  # s; for a reader it is at once, and at 1,000 lines a second it makes one write of 25
+# What ends a line for some reader, and what moves a terminal's cursor.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _UNSAFE = re.compile(r"[^!#-\[\]-~]")  # all but ASCII that can be seen, and quote and backslash
 
 
@@ -31,11 +36,30 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "pid": record.process,
         }
-        line.update(record.msg if isinstance(record.msg, dict) else {"message": record.getMessage()})
+        if name := request_id():
+            line["request_id"] = name
+        message = {"logger": record.name, "message": record.getMessage()}
+        line.update(record.msg if isinstance(record.msg, dict) else message)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
         # ASCII, because some readers take U+2028 and its kin for the end of a line.
         return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    r"""Gunicorn's format and the request's id, one line a record: line breaks are written as `\n`."""
+
+    def __init__(self) -> None:
+        before, message = GunicornLogger.error_fmt.rsplit(" ", 1)
+        super().__init__(f"{before}%(request)s {message}", GunicornLogger.datefmt)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render `record`, a traceback on the same line."""
+        name = request_id()
+        record.request = f" [{_plain(name)}]" if name else ""
+        return _CONTROL.sub(lambda match: repr(match[0])[1:-1], super().format(record))
 
 
 class AccessFormatter(logging.Formatter):
@@ -108,12 +132,14 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # Gunicorn has no types
             if type(handler) is logging.StreamHandler and hasattr(handler, "_gunicorn"):
                 self.access_log.removeHandler(handler)
                 self.access_log.addHandler(BunchHandler(handler.stream))
-        for log, formatter in ((self.error_log, None), (self.access_log, AccessFormatter())):
-            for handler in log.handlers:
-                if self.json_lines:
-                    handler.setFormatter(JsonFormatter())
-                elif formatter:
-                    handler.setFormatter(formatter)
+        for handler in self.error_log.handlers:
+            if self.json_lines:
+                handler.setFormatter(JsonFormatter())
+            elif hasattr(handler, "_gunicorn") and not isinstance(handler, SysLogHandler):
+                handler.setFormatter(TextFormatter())
+        for handler in self.access_log.handlers:
+            handler.setFormatter(JsonFormatter() if self.json_lines else AccessFormatter())
+        take_in(self.error_log)
 
 
 def last_words(log: Logger, line: str) -> None:

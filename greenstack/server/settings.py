@@ -5,7 +5,6 @@ from this class. Environment names are the field names in capitals.
 """
 
 import ipaddress
-import math
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -27,8 +26,6 @@ UPSTREAM_KEEP_ALIVE_SHARE = 600  # ms for each second of KEEP_ALIVE: nginx close
 UPSTREAM_KEEP_ALIVE_MAX = 3000  # ms; for how long a drain must wait for nginx's idle connections
 DRAIN_MARGIN = 1.0  # s that a drain lasts longer than nginx keeps an idle connection
 EXIT_MARGIN = 1.5  # s: a worker accepts for about 1 s before it drains, and the lifespan's end takes time as well
-# s that nginx gives up on a request before a stopping worker does, however long its drain is.
-READ_TIMEOUT_MARGIN = math.ceil(UPSTREAM_KEEP_ALIVE_MAX / 1000 + DRAIN_MARGIN + EXIT_MARGIN)
 
 
 def parse_size(value: str) -> int:
@@ -179,6 +176,10 @@ class Settings(BaseModel):
     graceful_timeout: Whole = _setting("server", 120, edge=True, ge=1, le=3600)
     """Seconds that a worker gets to finish its requests when it stops"""
 
+    # 60 s: nginx's own, and what people expect of a proxy.
+    request_timeout: Whole = _setting("server", 60, edge=True, ge=1, le=86400)
+    """Seconds that nginx waits for an answer to begin, or to go on; then 504"""
+
     timeout: Whole = _setting("server", 120, ge=0, le=3600)
     """Seconds without a heartbeat (not: of a request) after which a worker is replaced; 0: never"""
 
@@ -205,6 +206,11 @@ class Settings(BaseModel):
 
     max_requests_jitter: Whole = _setting("application", 0, ge=0, le=10**9)
     """Upper bound of a random addition to it, so that workers do not recycle at once"""
+
+    max_worker_memory: Annotated[str, _checked_by(_worker_memory)] | None = _setting(
+        "application", None, "a size like 256m, at least 1m and WORKER_MEMORY"
+    )
+    """Memory of a worker above which it is replaced, one after the other, without loss; unset: none"""
 
     forwarded_allow_ips: Annotated[str, _checked_by(_networks)] | None = _setting(
         "application", None, "addresses or networks separated by commas, or *"
@@ -308,7 +314,7 @@ class Settings(BaseModel):
         return self.upstream_keep_alive + DRAIN_MARGIN
 
     @property
-    def request_timeout(self) -> int:
+    def time_to_finish(self) -> int:
         """Seconds that running requests get after the drain, so that all ends within `GRACEFUL_TIMEOUT`."""
         return int(self.graceful_timeout - self.drain - EXIT_MARGIN)
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
@@ -25,10 +26,11 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
+from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
-from greenstack.server.settings import Settings
+from greenstack.server.settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,6 +41,11 @@ POLL = 0.1  # s; how soon a drain notices what it waits for
 # arbiter removed the socket are taken in well under that.
 LINGER = 1.0
 BOOT_RETRY = 1.0  # s; pause before a worker that could not start leaves, so that retries do not spin
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process occupies: proc_pid_statm(5), as `ps` shows it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Server(UvicornServer):
@@ -73,20 +80,34 @@ class Server(UvicornServer):
         """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
         tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
         while os.getppid() == self.worker.ppid:  # else the arbiter was killed
-            # One after the other: workers that reach MAX_REQUESTS together would leave nobody to answer.
-            if await self.on_tick(0) and (self.should_exit or not self.worker.scoreboard.any(State.DRAINING)):
+            over = await self.on_tick(0)  # told to stop, or over MAX_REQUESTS
+            # One after the other: workers that reach a limit together would leave nobody to answer.
+            if self.should_exit or (not self._others_change() and (over or self._too_large())):
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), tick)
 
+    def _others_change(self) -> bool:
+        board = self.worker.scoreboard
+        return board.any(State.DRAINING) or board.any(State.STARTING)
+
+    def _too_large(self) -> bool:
+        """Tell whether this process is above `MAX_WORKER_MEMORY`, and log it."""
+        bound = self.worker.settings.max_worker_memory
+        if bound is None or (memory := resident_memory()) <= parse_size(bound):
+            return False
+        self.worker.log.warning(f"MAX_WORKER_MEMORY={bound}: this worker has {memory >> 20} MiB and is replaced")
+        return True
+
     async def startup(self, sockets: Any = None) -> None:
         """Run the lifespan's startup, then serve."""
+        asyncio.get_running_loop().set_exception_handler(loop_error)
         await super().startup(sockets)
         # What is there now stays: without this a full collection goes through all of it, 15 ms for FastAPI alone.
         gc.collect()
         gc.freeze()
-        # Requests leave little garbage in cycles; by default a dozen of them would be worth a collection.
-        gc.set_threshold(50_000, 20, 100)
+        # The thresholds stay Python's own: after the freeze higher ones save nothing that can be measured, and a
+        # request that ends in a reference cycle keeps its body until the next collection.
         self.worker.enter(State.READY)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -96,7 +117,7 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True  # for Probes; the application sees it as request.state.draining
         self.worker.enter(State.DRAINING)
         await self._until_replaced()
-        cancel_at = time.monotonic() + self.worker.request_timeout
+        cancel_at = time.monotonic() + self.worker.time_to_finish
         self._announce()
         if not self.worker.scoreboard.any(State.READY):
             await self._until_connections_are_young()
@@ -181,7 +202,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         super().__init__(*args, **kwargs)
         # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
         in_force = self.settings.model_copy(update={"graceful_timeout": self.cfg.graceful_timeout})
-        self.request_timeout = max(1, in_force.request_timeout)
+        self.time_to_finish = max(1, in_force.time_to_finish)
 
     def enter(self, state: State) -> None:
         """Tell the other workers what this one does."""
@@ -223,7 +244,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         app = self.wsgi
         serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
-        self.wsgi: Any = Probes(serve, app, self.settings.health_path)
+        self.wsgi: Any = RequestContext(Probes(serve, app, self.settings.health_path))
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

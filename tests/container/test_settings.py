@@ -252,6 +252,6 @@ def test_nginx_is_told_what_follows_from_the_settings(one: Stack) -> None:
     rendered = docker("exec", one.container("nginx")["Id"], "cat", "/tmp/nginx/nginx.conf").stdout
     names = "proxy_read_timeout|worker_shutdown_timeout|error_log"
     directives = dict(re.findall(rf"^\s*({names})\s+([^;]+);", rendered, re.M))
-    assert directives == {"proxy_read_timeout": "2s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
+    assert directives == {"proxy_read_timeout": "60s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
     assert "keepalive_timeout 600ms;" in rendered, "0.6 of KEEP_ALIVE"
     assert "keepalive_timeout 2s;" in rendered, "CLIENT_KEEP_ALIVE"

@@ -43,7 +43,7 @@ def test_access_log_as_text(start: Start) -> None:
     (slow,) = gunicorn.until_logged(r'- "GET /sleep\?0\.05 HTTP/1\.1" 200 \d+B ([\d.]+)ms$')
     assert float(slow) >= 50
     gunicorn.until_logged(r'- "GET /raise HTTP/1\.1" 500 0B [\d.]+ms$')
-    gunicorn.until_logged("^ValueError: on purpose")
+    gunicorn.until_logged(r"\[ERROR\] Exception in ASGI application\\n.*\\nValueError: on purpose$")
     assert gunicorn.log.count('"GET ') == 3, "probes are not logged"
 
 

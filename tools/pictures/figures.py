@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from greenstack.server.settings import READ_TIMEOUT_MARGIN, Settings, parse_duration
+from greenstack.server.settings import Settings, parse_duration
 from tools.pictures.drawing import LINE, MARGIN, WIDTH, Drawing
 
 INNER = WIDTH - 2 * MARGIN
@@ -118,11 +118,11 @@ def timers() -> Drawing:
     drawing.text(MARGIN, 238, "nginx always closes first, so no POST meets a closed one.", "muted")
     drawing.text(MARGIN, 290, "A stop: seconds after the signal", "strong")
     grace, docker = settings.graceful_timeout, parse_duration(settings.stop_grace_period)
-    answer = grace - READ_TIMEOUT_MARGIN  # s; nginx/derive.sh derives it so
-    finish = settings.request_timeout
+    answer = settings.request_timeout
+    finish = settings.time_to_finish
     stop = [
         Bar(0, drain / docker, f"idle connections stay open: {drain:g} s", "wait"),
-        Bar(0, answer / docker, f"nginx waits for an answer: {answer} s", "plain"),
+        Bar(0, answer / docker, f"nginx waits for an answer: REQUEST_TIMEOUT, {answer} s", "plain"),
         Bar(0, finish / docker, f"running requests may end: {finish} s", "good"),
         Bar(0, grace / docker, f"Gunicorn ends the worker: GRACEFUL_TIMEOUT, {grace} s", "wait"),
         Bar(0, 1, f"Docker ends all: STOP_GRACE_PERIOD, {docker} s", "plain"),

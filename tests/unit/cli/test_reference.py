@@ -18,7 +18,7 @@ def test_nginx_has_a_default_for_all_it_reads() -> None:
     assert {name for name, info in check.NAMES.items() if read_by_nginx(info)} < values.keys()
     # The entrypoint takes one shell word for each.
     assert not re.search(r"""[\s*?"'$`\\]""", "".join(values.values()))
-    for name in ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX", "READ_TIMEOUT_MARGIN"):
+    for name in ("UPSTREAM_KEEP_ALIVE_SHARE", "UPSTREAM_KEEP_ALIVE_MAX"):
         assert int(values[name]) > 0
 
 

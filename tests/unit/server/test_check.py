@@ -219,6 +219,8 @@ def test_line_breaks_in_a_value_stay_in_its_line() -> None:
         ({"STOP_GRACE_PERIOD": "2m5s"}, True, None),
         ({"MAX_REQUESTS_JITTER": "9"}, False, "MAX_REQUESTS_JITTER=9: has no effect without MAX_REQUESTS"),
         ({"MAX_REQUESTS_JITTER": "9", "MAX_REQUESTS": "9"}, False, None),
+        ({"MAX_WORKER_MEMORY": "63m"}, False, "MAX_WORKER_MEMORY=63m: less than a worker needs, WORKER_MEMORY=64m"),
+        ({"MAX_WORKER_MEMORY": "64m"}, False, None),
         ({"RATE_LIMIT_BURST": "9"}, False, "RATE_LIMIT_BURST=9: has no effect without RATE_LIMIT"),
         (
             {"CLIENT_KEEP_ALIVE": "120"},

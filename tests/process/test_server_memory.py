@@ -1,0 +1,85 @@
+"""What a worker does with memory: garbage is collected in time, and a worker that grows is replaced."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from .conftest import Gunicorn, until
+
+Start = Callable[..., Gunicorn]
+
+MEGABYTE = 1 << 20
+
+# POST /cycle ends in a reference cycle that holds the body, POST /keep keeps the body for ever.
+HUNGRY_APP = """
+import os
+
+kept = []
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if scope["path"] == "/cycle":
+        try:
+            raise ValueError
+        except ValueError as error:
+            caught = error
+    if scope["path"] == "/keep":
+        kept.append(body)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+"""
+
+
+def test_bodies_in_reference_cycles_are_collected_as_soon_as_in_stock_uvicorn(start: Start, project: Path) -> None:
+    (project / "tiny/main.py").write_text(HUNGRY_APP)
+
+    def growth(**variables: str) -> int:
+        gunicorn = start(ACCESS_LOG="", **variables).until_ready()
+        (worker,) = gunicorn.workers()
+        before = psutil.Process(worker).memory_info().rss
+        for _ in range(400):
+            assert gunicorn.client.post("/cycle", content=bytes(MEGABYTE)).status_code == 200
+        return int(psutil.Process(worker).memory_info().rss) - before
+
+    stock = growth(GUNICORN_CMD_ARGS="--worker-class uvicorn_worker.UvicornWorker")
+    assert growth() < max(1.2 * stock, 50 * MEGABYTE)
+
+
+def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Path) -> None:
+    (project / "tiny/main.py").write_text(HUNGRY_APP)
+    gunicorn = start(MAX_WORKERS="2", MAX_WORKER_MEMORY="120m", LOG_FORMAT="json").until_ready(2)
+    first = set(gunicorn.workers())
+    pids = set()
+    begun = time.monotonic()
+    while first & set(gunicorn.workers()):
+        assert time.monotonic() - begun < 60, "both are replaced"
+        answer = gunicorn.client.post("/keep", content=bytes(MEGABYTE))
+        assert answer.status_code == 200
+        pids.add(int(answer.text))
+    assert len(pids) > 2, "new workers have answered"
+    gunicorn.until_logged(r'"message": "MAX_WORKER_MEMORY=120m: this worker has 1[2-9]\d MiB and is replaced"', 2)
+    until(lambda: len(gunicorn.workers()) == 2, "there are two again")
+
+
+def test_workers_that_are_too_large_leave_one_after_the_other(start: Start) -> None:
+    """Each of them is too large from its start on, so that all could leave at once."""
+    gunicorn = start(MAX_WORKERS="3", WORKER_MEMORY="1m", MAX_WORKER_MEMORY="1m").until_ready(3)
+    gunicorn.until_logged("and is replaced", 4)
+    leaving = 0
+    for line in gunicorn.log.splitlines():
+        leaving += "and is replaced" in line
+        leaving -= "Finished server process" in line
+        assert leaving <= 1, "the next one waits"

@@ -21,8 +21,9 @@ from greenstack.server.log import Logger
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
 
-check.refuse(check.problems(os.environ))
-settings = Settings.from_environ(os.environ)
+environ = check.with_files(os.environ)
+check.refuse(check.problems(environ))
+settings = Settings.from_environ(environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}
     check.refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])

@@ -273,6 +273,9 @@ class Settings(BaseModel):
     pids_limit: Whole = _setting("compose", 1024, ge=16, le=10**6)
     """Processes and threads of one app container; `def` routes take up to 40 a worker"""
 
+    network_internal: bool = _setting("compose", False)
+    """The application cannot call out: its network leads to nginx, and to what you add to it, alone"""
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:

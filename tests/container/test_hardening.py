@@ -29,7 +29,8 @@ def test_inspect(default: Stack, service: str) -> None:
     # What it may write, beside /tmp: the app its socket, nginx the bodies of requests.
     writable = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
     assert writable == ({"/var/tmp/nginx"} if service == "nginx" else {"/run/app"})
-    assert {mount["Destination"] for mount in container["Mounts"]} == writable | {"/run/app"}
+    secrets = {"/run/secrets"} if service != "nginx" else set()
+    assert {mount["Destination"] for mount in container["Mounts"]} == writable | secrets | {"/run/app"}
 
 
 # Prints what PID 1 may do, and the outcome of writing to each place.

@@ -25,7 +25,7 @@ ONE = {
     "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "HEALTH_PATH": "/health",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
-    "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m",
+    "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m", "NETWORK_INTERNAL": "true",
 }  # fmt: skip
 # TCP.
 TWO = {
@@ -239,6 +239,15 @@ def test_connection_limit(one: Stack) -> None:
 def test_http_host_and_port(one: Stack) -> None:
     ports = one.container("nginx")["NetworkSettings"]["Ports"]["8080/tcp"]
     assert ports == [{"HostIp": "127.0.0.2", "HostPort": str(one.port)}]
+
+
+# Prints whether there is a default route.
+WAY_OUT = "import json; print(json.dumps(any(line.split()[1] == '00000000' for line in open('/proc/net/route'))))"
+
+
+def test_network_internal(one: Stack, three: Stack) -> None:
+    assert not one.python(WAY_OUT)
+    assert three.python(WAY_OUT)
 
 
 def test_limits_of_containers(one: Stack) -> None:

@@ -50,6 +50,24 @@ def test_a_bad_value(name: str, value: str, line: str) -> None:
     assert problems({name: value}) == [line]
 
 
+def test_a_setting_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "module"
+    file.write_text("shop.main:app\n")
+    assert check.with_files({"APP_MODULE_FILE": str(file), "A": "b"}) == {"APP_MODULE": "shop.main:app", "A": "b"}
+    assert problems({"FORWARDED_ALLOW_IPS_FILE": str(file)}) == [], "no misspelt name"
+    with pytest.raises(SystemExit):
+        check.with_files({"APP_MODULE_FILE": "/none"})
+    line = "APP_MODULE_FILE=/none: cannot be read: No such file or directory; allowed: a readable file\n"
+    assert capsys.readouterr().err == line
+
+
+def test_no_file_for_what_others_read_too() -> None:
+    line = "BIND_FILE=/x: the server is not alone in reading BIND; allowed: BIND itself"
+    assert problems({"BIND_FILE": "/x"}) == [line]
+    line = "APP_MODULE_FILE=/x: APP_MODULE is set as well; allowed: one of the two"
+    assert problems({"APP_MODULE_FILE": "/x", "APP_MODULE": "a:b"}) == [line]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from greenstack.cli import ROOT
-from greenstack.server.settings import STACK_BIND, Settings, group, read_by_nginx
+from greenstack.server.settings import STACK_BIND, Settings, read_by_nginx
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NAMES = sorted(field.upper() for field in Settings.model_fields)
@@ -35,11 +35,16 @@ def defaults() -> dict[str, set[str]]:
 
 def test_each_anchor_names_what_its_reader_reads() -> None:
     settings = {name.upper(): info for name, info in Settings.model_fields.items()}
-    server = {name for name, info in settings.items() if group(info) in ("server", "application")}
     edge = {name for name, info in settings.items() if read_by_nginx(info)}
-    assert passed_on("app").keys() == server | {"GUNICORN_CMD_ARGS"}
     assert passed_on("nginx").keys() == edge
-    assert passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
+    # All of them for the app, too: what its profile's files say of one must not differ from what Compose knows.
+    assert passed_on("app").keys() == passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
+
+
+def test_each_profile_names_its_files() -> None:
+    for file in (ROOT / "env").glob("*.env"):
+        if not file.name.endswith(".local.env"):
+            assert f"\nPROFILE={file.stem}\n" in file.read_text(), file.name
 
 
 def test_readers_get_bare_names() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 # The folder that Gunicorn is started in, as Gunicorn does itself before it imports the application.
 sys.path.insert(0, os.getcwd())
+# bytes; of a header line in a WebSocket's request, as much as nginx lets through. 8192 by default, read at import.
+os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "65536")
 
 from greenstack.server import check, effective, hooks
 from greenstack.server.capacity import worker_count

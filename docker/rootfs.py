@@ -84,10 +84,10 @@ def main(root: Path, venv: Path) -> None:
     for file in FILES:
         copy(Path(file), root)
     (root / "etc/passwd").write_text(USERS)
-    for folder in ("tmp", "run/app", "srv", "dev", "proc", "sys"):
+    for folder in ("tmp", "var/tmp", "run/app", "srv", "dev", "proc", "sys"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    os.chmod(root / "tmp", 0o1777)  # noqa: S103 - as everywhere
-    os.chmod(root / "run/app", 0o1777)  # noqa: S103 - any UID may run the image
+    for folder in ("tmp", "var/tmp", "run/app"):
+        os.chmod(root / folder, 0o1777)  # noqa: S103 - any UID may run the image
     # Unchecked: the files in an image do not change, so nobody needs to compare them with their source.
     compileall.compile_dir(
         root, quiet=1, workers=0, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH

@@ -134,6 +134,17 @@ def memory_problem(name: str, workers: int, worker_memory: str, limit: int | Non
     )
 
 
+def body_note(largest: str, limit: int | None) -> str | None:
+    """Return None where a body of the `largest` size fits into `limit` bytes, else the line that warns of it."""
+    size = parse_size(largest)
+    if limit is None or 0 < size <= limit:
+        return None
+    return (
+        f"CLIENT_MAX_BODY_SIZE={largest}: more than the memory limit of {limit >> 20} MiB; uploads wait on a disk, but "
+        "a body that the application reads in one piece must fit"
+    )
+
+
 # In words, what pydantic's types of errors mean.
 _COMPLAINTS = {
     "int_parsing": "not a whole number",
@@ -300,6 +311,8 @@ def main() -> None:
         import_problem(settings.app_module),
     ]
     refuse([line for line in checks if line])
+    if note := body_note(settings.client_max_body_size, cgroup.memory_limit()):
+        print(note)
     print(f"settings ok: {workers.count} workers ({workers.reason}), {settings.app_module} on {settings.address}")
 
 

@@ -106,8 +106,8 @@ def test_nothing_in_the_app_image_gives_rights_away(files: list[tarfile.TarInfo]
     assert not [file.name for file in files if file.mode & 0o6000], "setuid or setgid"
     writable = {file.name.rstrip("/") for file in files if not file.issym() and file.mode & 0o002}
     # /dev and its like are the engine's own.
-    assert {name for name in writable if not name.startswith(("dev", "proc", "sys"))} == {"tmp", "run/app"}
-    assert {file.mode & 0o7777 for file in files if file.name.rstrip("/") in ("tmp", "run/app")} == {0o1777}
+    assert {name for name in writable if not name.startswith(("dev", "proc", "sys"))} == {"tmp", "var/tmp", "run/app"}
+    assert {file.mode & 0o7777 for file in files if file.name.rstrip("/") in ("tmp", "var/tmp", "run/app")} == {0o1777}
     assert {file.uid for file in files if file.name.startswith(("srv", "opt", "usr"))} == {0}, "code belongs to root"
 
 

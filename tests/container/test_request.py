@@ -3,6 +3,8 @@
 What nginx does with headers and paths is in tests/process/test_nginx_edge.py and tests/chaos/test_hostile.py.
 """
 
+# ruff: noqa: S108 - the paths are inside containers
+
 import json
 import shutil
 from pathlib import Path
@@ -63,7 +65,19 @@ def test_health_stays_inside(stack: Stack, path: str) -> None:
 def test_nobody_reaches_the_app_past_nginx(stack: Stack) -> None:
     for container in stack.containers("app"):
         assert not any(container["NetworkSettings"]["Ports"].values())
-        assert [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"] == ["/run/app"]
+        assert [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"] == [
+            "/run/app",
+            "/var/tmp",
+        ]
+
+
+@pytest.mark.parametrize("size", [8_000, 32_000])
+def test_a_large_cookie_reaches_routes_and_websockets(stack: Stack, size: int) -> None:
+    cookie = {"Cookie": "a" * size}
+    assert dict(stack.seen(headers=cookie)["headers"])["cookie"] == cookie["Cookie"]
+    key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    answer = stack.get("/ws", headers={**cookie, **key, "Connection": "Upgrade", "Upgrade": "websocket"})
+    assert answer.status_code == 101
 
 
 @pytest.fixture

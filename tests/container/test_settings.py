@@ -35,6 +35,7 @@ TWO = {
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
+    "CLIENT_MAX_BODY_SIZE": "1g",
 }  # fmt: skip
 ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
 
@@ -228,6 +229,14 @@ def test_client_max_body_size(one: Stack) -> None:
     assert one.client.post("/", content=b"x" * 1000).status_code == 200
     answer = one.client.post("/", content=b"x" * 1100)
     assert (answer.status_code, answer.json()) == (413, {"detail": "Content Too Large"})
+
+
+def test_an_upload_may_be_larger_than_the_memory(three: Stack) -> None:
+    megabyte = b"x" * 2**20
+    answer = three.client.post("/spool", content=(megabyte for _ in range(300)))
+    assert (answer.status_code, answer.json()) == (200, {"length": 300 << 20})
+    note = "CLIENT_MAX_BODY_SIZE=1g: more than the memory limit of 128 MiB"
+    assert any(line.startswith(note) for line in three.log("check"))
 
 
 def test_connection_limit(one: Stack) -> None:

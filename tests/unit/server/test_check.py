@@ -390,3 +390,11 @@ def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, mo
         assert line.startswith(f"APP_MODULE={module.replace('MODULE', name)}: cannot be imported: ")
         assert line.endswith(reason.replace("MODULE", name).replace("PATH", f"{name}.py"))
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit", "noted"),
+    [("10m", 1 << 30, False), ("2g", 1 << 30, True), ("0", 1 << 30, True), ("2g", None, False)],
+)
+def test_a_body_larger_than_the_memory_is_noted(largest: str, limit: int | None, noted: bool) -> None:
+    assert bool(check.body_note(largest, limit)) == noted

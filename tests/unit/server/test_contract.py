@@ -65,7 +65,7 @@ def test_nginx_reads_what_it_is_told() -> None:
 
 def test_defaults_that_compose_needs_are_the_settings_own() -> None:
     ours = {name: values for name, values in defaults().items() if name in NAMES and name not in COMPOSE_SAYS}
-    expected = {name: {str(Settings.model_fields[name.lower()].default)} for name in ours}
+    expected = {name: {str(Settings.model_fields[name.lower()].default).lower()} for name in ours}
     assert ours == expected
     assert ours.keys() >= {"STOP_GRACE_PERIOD", "MEMORY_LIMIT", "CPUS", "PIDS_LIMIT", "HTTP_HOST", "HTTP_PORT"}
 

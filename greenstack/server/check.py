@@ -124,6 +124,13 @@ def log_problem(name: str, path: str) -> str | None:
     return f"{name}={_shown(path)}: cannot be written; allowed: {allowed(NAMES[name])}"
 
 
+def time_zone_problem(name: str | None) -> str | None:
+    """Return None where the system knows the time zone `name`, or there is none, else the line that says so."""
+    if name is None or Path("/usr/share/zoneinfo", name).is_file():
+        return None
+    return f"TZ={name}: no such time zone; allowed: {allowed(NAMES['TZ'])}"
+
+
 def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
     """Return None where `workers`, as `name` says, fit into `limit` bytes, else the line that says how many would."""
     if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
@@ -308,6 +315,7 @@ def main() -> None:
         bind_problem(settings.address, taken=False),
         log_problem("ACCESS_LOG", settings.access_log),
         log_problem("ERROR_LOG", settings.error_log),
+        time_zone_problem(settings.tz),
         import_problem(settings.app_module),
     ]
     refuse([line for line in checks if line])

@@ -398,3 +398,9 @@ def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, mo
 )
 def test_a_body_larger_than_the_memory_is_noted(largest: str, limit: int | None, noted: bool) -> None:
     assert bool(check.body_note(largest, limit)) == noted
+
+
+def test_a_time_zone_must_exist() -> None:
+    line = "TZ=Mars/Olympus: no such time zone; allowed: a time zone like Europe/Berlin"
+    assert check.time_zone_problem("Mars/Olympus") == line
+    assert check.time_zone_problem("UTC") is None

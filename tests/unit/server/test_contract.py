@@ -36,7 +36,7 @@ def defaults() -> dict[str, set[str]]:
 def test_each_anchor_names_what_its_reader_reads() -> None:
     settings = {name.upper(): info for name, info in Settings.model_fields.items()}
     edge = {name for name, info in settings.items() if read_by_nginx(info)}
-    assert passed_on("nginx").keys() == edge
+    assert passed_on("nginx").keys() == edge | {"TZ"}
     # All of them for the app, too: what its profile's files say of one must not differ from what Compose knows.
     assert passed_on("app").keys() == passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
 
@@ -60,7 +60,7 @@ def test_nginx_and_compose_agree_on_the_socket() -> None:
 def test_nginx_reads_what_it_is_told() -> None:
     files = ("entrypoint", "derive.sh", "follow.sh", "templates/nginx.conf")
     text = "".join((ROOT / "nginx" / file).read_text() for file in files)
-    assert passed_on("nginx").keys() <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
+    assert passed_on("nginx").keys() - {"TZ"} <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
 
 
 def test_defaults_that_compose_needs_are_the_settings_own() -> None:
@@ -82,7 +82,7 @@ def test_profiles_set_what_exists_and_differs(file: Path) -> None:
         pytest.skip("somebody's own")
     written = dict(re.findall(r"^([A-Z_]+)=(.*)$", file.read_text(), re.MULTILINE))
     knobs = defaults()
-    assert written.keys() <= {*NAMES, *knobs, "COMPOSE_FILE", "GUNICORN_CMD_ARGS"}
+    assert written.keys() <= {*NAMES, *knobs, "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "GUNICORN_CMD_ARGS"}
     for name, value in written.items():
         if name in knobs:
             assert value not in knobs[name], name

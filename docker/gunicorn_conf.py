@@ -13,6 +13,8 @@ from pathlib import Path
 
 # The folder that Gunicorn is started in, as Gunicorn does itself before it imports the application.
 sys.path.insert(0, os.getcwd())
+# bytes; of a header line in a WebSocket's request, as much as nginx lets through. 8192 by default, read at import.
+os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "65536")
 
 from greenstack.server import check, effective, hooks
 from greenstack.server.capacity import worker_count
@@ -21,8 +23,9 @@ from greenstack.server.log import Logger
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
 
-check.refuse(check.problems(os.environ))
-settings = Settings.from_environ(os.environ)
+environ = check.with_files(os.environ)
+check.refuse(check.problems(environ))
+settings = Settings.from_environ(environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}
     check.refuse([line for name, path in logs.items() if (line := check.log_problem(name, path))])

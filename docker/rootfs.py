@@ -1,6 +1,8 @@
 """Gathers what the runtime image is made of: Python, the libraries it links and the virtual environment.
 
-    python3 docker/rootfs.py DESTINATION VENV
+    python3 docker/rootfs.py DESTINATION VENV SYSTEM-PACKAGES
+
+SYSTEM-PACKAGES is a file with a Debian package a line, all of whose files but the documents come along.
 
 Runs in the build stage, on the official Python image (Python below /usr/local, shared libpython) and on
 the Debian stand-in (below /usr) alike, which is why it asks the interpreter and ldd instead of knowing.
@@ -24,9 +26,21 @@ UNNEEDED = shutil.ignore_patterns(
     "config-*", "site-packages", "dist-packages", "EXTERNALLY-MANAGED", "*.a", "_test*.so", "_ctypes_test*.so",
     "xxlimited*.so", "_tkinter*.so", "_curses*.so", "_dbm*.so", "readline*.so",
 )  # fmt: skip
+ZONES_TWICE = shutil.ignore_patterns("right", "posix", "localtime")
 INSTALLERS = shutil.ignore_patterns("__pycache__", "pip", "pip-*")
+DOCUMENTS = re.compile("/usr/share/(doc|man|info|locale|lintian|bug)/")
 FILES = ("/etc/os-release", "/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt")
 USERS = "root:x:0:0:root:/:/none\napp:x:10001:10001:app:/tmp:/none\n"
+
+
+def copy_packages(names: list[str], root: Path) -> None:
+    """Copy the files of Debian packages to the same places below `root`; links stay links."""
+    listing = subprocess.run(["dpkg", "--listfiles", *names], capture_output=True, text=True, check=True).stdout
+    for path in (Path(line) for line in listing.splitlines() if line.startswith("/") and not DOCUMENTS.match(line)):
+        target = root / path.relative_to("/")
+        if (path.is_file() or path.is_symlink()) and not os.path.lexists(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target, follow_symlinks=False)
 
 
 def copy(path: Path, root: Path, ignore: Any = None) -> None:
@@ -51,11 +65,11 @@ def binaries(root: Path) -> list[Path]:
     return [path for path in files if path.read_bytes()[:4] == b"\x7fELF"]
 
 
-def record_packages(files: set[Path], root: Path) -> None:
-    """Note which Debian packages `files` are of, where scanners look in images without dpkg."""
+def record_packages(names: list[str], files: set[Path], root: Path) -> None:
+    """Note the Debian packages `names` and those that `files` are of, where scanners look in images without dpkg."""
     target = root / "var/lib/dpkg/status.d"
     target.mkdir(parents=True)
-    owners = set()
+    owners = set(names)
     for file in files:
         # Packages name some files by their place before the merge of /lib into /usr.
         for name in (str(file.resolve()), str(file.resolve()).removeprefix("/usr")):
@@ -66,8 +80,12 @@ def record_packages(files: set[Path], root: Path) -> None:
         (target / owner.partition(":")[0]).write_text(status)
 
 
-def main(root: Path, venv: Path) -> None:
+def main(root: Path, venv: Path, system_packages: Path) -> None:
     """Fill `root`."""
+    for folder in ("bin", "lib", "lib64", "sbin"):
+        if Path("/", folder).is_symlink():  # one place for each library, by whichever name it is asked for
+            (root / "usr" / folder).mkdir(parents=True)
+            (root / folder).symlink_to(f"usr/{folder}")
     interpreter = Path(sys.executable).resolve()
     copy(interpreter, root)
     copy(Path(sysconfig.get_path("stdlib")), root, UNNEEDED)
@@ -76,18 +94,22 @@ def main(root: Path, venv: Path) -> None:
     bin_folder = root / venv.relative_to("/") / "bin"
     bin_folder.mkdir()
     (bin_folder / "python3").symlink_to(interpreter)
+    packages = system_packages.read_text().split()
+    if packages:
+        copy_packages(packages, root)
     linked = libraries(root)
     for library in linked:
         copy(library, root)
-    record_packages(linked | {interpreter}, root)
+    record_packages(packages, linked | {interpreter}, root)
     subprocess.run(["strip", "--strip-unneeded", *binaries(root)], check=True)
     for file in FILES:
         copy(Path(file), root)
+    shutil.copytree("/usr/share/zoneinfo", root / "usr/share/zoneinfo", symlinks=True, ignore=ZONES_TWICE)
     (root / "etc/passwd").write_text(USERS)
-    for folder in ("tmp", "run/app", "srv", "dev", "proc", "sys"):
+    for folder in ("tmp", "var/tmp", "run/app", "srv", "dev", "proc", "sys"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    os.chmod(root / "tmp", 0o1777)  # noqa: S103 - as everywhere
-    os.chmod(root / "run/app", 0o1777)  # noqa: S103 - any UID may run the image
+    for folder in ("tmp", "var/tmp", "run/app"):
+        os.chmod(root / folder, 0o1777)  # noqa: S103 - any UID may run the image
     # Unchecked: the files in an image do not change, so nobody needs to compare them with their source.
     compileall.compile_dir(
         root, quiet=1, workers=0, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -95,4 +117,4 @@ def main(root: Path, venv: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

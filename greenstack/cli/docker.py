@@ -112,6 +112,10 @@ class Compose:
     environment: Environment
     extra: dict[str, str]
 
+    def __post_init__(self) -> None:
+        """Tell compose.yaml the names that the profile passes on to the application."""
+        self.environment.pass_on()
+
     def command(self, *arguments: str) -> list[str]:
         """Return the command line, with the profile's files in front."""
         files = [word for file in self.environment.files for word in ("--env-file", _short(file))]
@@ -119,8 +123,9 @@ class Compose:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of that command: `extra` on top of the shell's."""
-        return {**os.environ, **self.extra}
+        """The environment of that command: the profile and `extra` on top of the shell's."""
+        profile = {"PROFILE": self.environment.profile} if self.environment.profile else {}
+        return {**os.environ, **profile, **self.extra}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""

@@ -41,6 +41,11 @@ class Environment:
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
         return f"http://{host}:{self.http_port}/"
 
+    def pass_on(self) -> None:
+        """Write the names that the files assign where compose.yaml reads them for the application."""
+        RUN.mkdir(exist_ok=True)
+        (RUN / "passed-on.env").write_text("".join(f"{name}\n" for name in self.written))
+
 
 def profiles(root: Path = ROOT) -> list[str]:
     """Return the names of the profiles that exist."""

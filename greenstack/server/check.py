@@ -24,13 +24,18 @@ from pydantic import ValidationError
 
 from greenstack.server.capacity import worker_count, workers_that_fit
 from greenstack.server.cgroup import Cgroup
-from greenstack.server.settings import EXIT_MARGIN, Settings, allowed, parse_duration, parse_size
+from greenstack.server.settings import EXIT_MARGIN, Settings, allowed, group, parse_duration, parse_size, read_by_nginx
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 REFUSED = 2  # exit status for settings that are refused
 NAMES = {field.upper(): info for field, info in Settings.model_fields.items()}
+# Others than the server read these, too: nginx, Compose and the health check.
+_NOT_IN_FILES = {name for name, info in NAMES.items() if read_by_nginx(info) or group(info) == "compose"} | {
+    "HOST",
+    "PORT",
+}
 
 
 def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
@@ -39,13 +44,30 @@ def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
     With `compose` the rules of the Compose stack are in force: its limits, their defaults too, and what nginx asks of
     `BIND`. A bare Gunicorn has only those limits that are set.
     """
-    lines = [*_misspelt(environ), *_stray_characters(environ)]
+    lines = [*_misspelt(environ), *_stray_characters(environ), *_misplaced_files(environ)]
     named = {line.partition("=")[0] for line in lines}
     invalid = _invalid(environ)
     lines += [_complaint(name, environ[name], error) for name, error in invalid.items() if name not in named]
     # The relations between the others are worth checking all the same.
     valid = Settings.from_environ({name: value for name, value in environ.items() if name not in invalid})
     return lines + [line for line in _conflicts(valid, compose) if not any(f"{name}=" in line for name in invalid)]
+
+
+def with_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` with what stands in the file of each `NAME_FILE` as `NAME`; leave where one cannot be read."""
+    values = dict(environ)
+    lines = []
+    for name in NAMES.keys() - _NOT_IN_FILES:
+        if not (file := environ.get(f"{name}_FILE")) or environ.get(name):
+            continue  # both are set: problems() says so
+        try:
+            values[name] = Path(file).read_text().rstrip("\r\n")
+            del values[f"{name}_FILE"]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            lines.append(f"{name}_FILE={_shown(file)}: cannot be read: {reason}; allowed: a readable file")
+    refuse(lines)
+    return values
 
 
 def refuse(lines: list[str]) -> None:
@@ -102,6 +124,13 @@ def log_problem(name: str, path: str) -> str | None:
     return f"{name}={_shown(path)}: cannot be written; allowed: {allowed(NAMES[name])}"
 
 
+def time_zone_problem(name: str | None) -> str | None:
+    """Return None where the system knows the time zone `name`, or there is none, else the line that says so."""
+    if name is None or Path("/usr/share/zoneinfo", name).is_file():
+        return None
+    return f"TZ={name}: no such time zone; allowed: {allowed(NAMES['TZ'])}"
+
+
 def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
     """Return None where `workers`, as `name` says, fit into `limit` bytes, else the line that says how many would."""
     if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
@@ -109,6 +138,17 @@ def memory_problem(name: str, workers: int, worker_memory: str, limit: int | Non
     return (
         f"{name}={workers}: more than the memory limit of {limit >> 20} MiB holds at "
         f"WORKER_MEMORY={worker_memory}; allowed: at most {fit}, or a higher MEMORY_LIMIT"
+    )
+
+
+def body_note(largest: str, limit: int | None) -> str | None:
+    """Return None where a body of the `largest` size fits into `limit` bytes, else the line that warns of it."""
+    size = parse_size(largest)
+    if limit is None or 0 < size <= limit:
+        return None
+    return (
+        f"CLIENT_MAX_BODY_SIZE={largest}: more than the memory limit of {limit >> 20} MiB; uploads wait on a disk, but "
+        "a body that the application reads in one piece must fit"
     )
 
 
@@ -137,7 +177,8 @@ _OTHERS = {"APP_MODE", "HTTPS_HOST", "HTTPS_PORT"}
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         # One letter more or less than one of ours, and long enough that this is no accident.
-        if name in NAMES or name in _OTHERS or len(name) < 6 or not name.isupper():
+        known = name in NAMES or name.removesuffix("_FILE") in NAMES or name in _OTHERS
+        if known or len(name) < 6 or not name.isupper():
             continue
         if close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87):
             yield f"{name}={_shown(value)}: no such setting; did you mean {close[0]}?"
@@ -149,6 +190,15 @@ def _stray_characters(environ: Mapping[str, str]) -> Iterator[str]:
         if value != value.strip():
             what = "a carriage return (a file with Windows line ends?)" if "\r" in value else "space around it"
             yield f"{name}={_shown(value.strip())}: has {what}; allowed: the bare value"
+
+
+def _misplaced_files(environ: Mapping[str, str]) -> Iterator[str]:
+    for name in NAMES:
+        value = environ.get(f"{name}_FILE")
+        if value and name in _NOT_IN_FILES:
+            yield f"{name}_FILE={_shown(value)}: the server is not alone in reading {name}; allowed: {name} itself"
+        elif value and environ.get(name):
+            yield f"{name}_FILE={_shown(value)}: {name} is set as well; allowed: one of the two"
 
 
 def _invalid(environ: Mapping[str, str]) -> "dict[str, ErrorDetails]":
@@ -257,8 +307,9 @@ def _try_tcp(host: str, port: int) -> None:
 
 def main() -> None:
     """Check the environment this process runs in; `--compose` where it is a container of the stack."""
-    refuse(problems(os.environ, compose="--compose" in sys.argv[1:]))
-    settings = Settings.from_environ(os.environ)
+    environ = with_files(os.environ)
+    refuse(problems(environ, compose="--compose" in sys.argv[1:]))
+    settings = Settings.from_environ(environ)
     cgroup = Cgroup.of()
     workers = worker_count(settings, cgroup)
     sys.path.insert(0, os.getcwd())
@@ -267,9 +318,12 @@ def main() -> None:
         bind_problem(settings.address, taken=False),
         log_problem("ACCESS_LOG", settings.access_log),
         log_problem("ERROR_LOG", settings.error_log),
+        time_zone_problem(settings.tz),
         import_problem(settings.app_module),
     ]
     refuse([line for line in checks if line])
+    if note := body_note(settings.client_max_body_size, cgroup.memory_limit()):
+        print(note)
     print(f"settings ok: {workers.count} workers ({workers.reason}), {settings.app_module} on {settings.address}")
 
 

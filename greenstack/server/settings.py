@@ -130,6 +130,8 @@ Module = Annotated[
 UrlPath = Annotated[str, _matching(r"/[!-~]*", "not a path")]
 ServerNames = Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
+SystemPackages = Annotated[str, _matching(r"([a-z0-9][a-z0-9+.:-]*( |$))*", "not a list of packages")]
+TimeZone = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_+/-]*", "not a time zone")]
 Number = Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")]
 
 
@@ -278,6 +280,18 @@ class Settings(BaseModel):
 
     pids_limit: Whole = _setting("compose", 1024, ge=16, le=10**6)
     """Processes and threads of one app container; `def` routes take up to 40 a worker"""
+
+    start_timeout: Whole = _setting("compose", 180, ge=1, le=86400)
+    """Seconds after which a start that is not ready is given up"""
+
+    system_packages: SystemPackages = _setting("compose", "", "names of Debian packages separated by spaces")
+    """Debian packages that are put into the image: programs and libraries that your application needs"""
+
+    tz: TimeZone | None = _setting("compose", None, "a time zone like Europe/Berlin")
+    """Time zone of the containers; unset: UTC"""
+
+    network_internal: bool = _setting("compose", False)
+    """The application cannot call out: its network leads to nginx, and to what you add to it, alone"""
 
     @model_validator(mode="before")
     @classmethod

@@ -26,10 +26,12 @@ def test_inspect(default: Stack, service: str) -> None:
     assert "/tmp" in host["Tmpfs"]
     assert (host["NetworkMode"], host["PidMode"], host["IpcMode"]) != ("host", "host", "host")
     assert container["Config"]["User"].partition(":")[0] not in ("", "0", "root")
-    # What it may write, beside /tmp: the app its socket, nginx the bodies of requests.
+    assert {(limit["Name"], limit["Hard"]) for limit in host["Ulimits"]} == {("nofile", 16384)}
+    # What it may write, beside /tmp: the app its socket and temporary files, nginx the bodies of requests.
     writable = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
-    assert writable == ({"/var/tmp/nginx"} if service == "nginx" else {"/run/app"})
-    assert {mount["Destination"] for mount in container["Mounts"]} == writable | {"/run/app"}
+    assert writable == ({"/var/tmp/nginx"} if service == "nginx" else {"/run/app", "/var/tmp"})
+    secrets = {"/run/secrets"} if service != "nginx" else set()
+    assert {mount["Destination"] for mount in container["Mounts"]} == writable | secrets | {"/run/app"}
 
 
 # Prints what PID 1 may do, and the outcome of writing to each place.
@@ -40,7 +42,7 @@ def write(folder):
     try:
         with open(f"{folder}/written", "w"): os.remove(f"{folder}/written")
     except OSError as error: return error.strerror
-names = ["/", "/srv", "/srv/app", "/opt/venv", "/etc", "/usr", "/run", "/tmp", "/run/app", "/dev/shm"]
+names = ["/", "/srv", "/srv/app", "/opt/venv", "/etc", "/usr", "/run", "/tmp", "/var/tmp", "/run/app", "/dev/shm"]
 print(json.dumps({"status": status, "write": {name: write(name) for name in names},
     "command": open("/proc/1/cmdline").read().split("\\0")}))
 """
@@ -58,7 +60,7 @@ def test_app_from_inside(default: Stack) -> None:
     inside = default.python(INSIDE)
     no_rights(inside["status"])
     places = inside["write"]
-    assert {name for name, error in places.items() if error is None} == {"/tmp", "/run/app", "/dev/shm"}
+    assert {name for name, error in places.items() if error is None} == {"/tmp", "/var/tmp", "/run/app", "/dev/shm"}
     assert {error for error in places.values() if error} == {"Read-only file system"}
     assert inside["command"][:3] == ["python3", "-m", "gunicorn"], "PID 1 is Gunicorn itself, which gets the signals"
 

@@ -106,8 +106,8 @@ def test_nothing_in_the_app_image_gives_rights_away(files: list[tarfile.TarInfo]
     assert not [file.name for file in files if file.mode & 0o6000], "setuid or setgid"
     writable = {file.name.rstrip("/") for file in files if not file.issym() and file.mode & 0o002}
     # /dev and its like are the engine's own.
-    assert {name for name in writable if not name.startswith(("dev", "proc", "sys"))} == {"tmp", "run/app"}
-    assert {file.mode & 0o7777 for file in files if file.name.rstrip("/") in ("tmp", "run/app")} == {0o1777}
+    assert {name for name in writable if not name.startswith(("dev", "proc", "sys"))} == {"tmp", "var/tmp", "run/app"}
+    assert {file.mode & 0o7777 for file in files if file.name.rstrip("/") in ("tmp", "var/tmp", "run/app")} == {0o1777}
     assert {file.uid for file in files if file.name.startswith(("srv", "opt", "usr"))} == {0}, "code belongs to root"
 
 
@@ -163,6 +163,33 @@ def test_ca_secret_is_in_no_layer(bases: dict[str, str], app_image: str, tmp_pat
     assert not [blob for blob, content in blobs(saved) if marker.encode() in content]
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", app_image).stdout
     assert "BEGIN CERTIFICATE" not in history
+
+
+# Loads the added library, and prints what it and the time zones say.
+ADDED = """
+import ctypes, zoneinfo
+print(ctypes.CDLL("libmagic.so.1").magic_version() > 500, zoneinfo.ZoneInfo("Europe/Berlin"))
+"""
+
+
+@pytest.mark.slow
+def test_system_packages_and_a_checkout_that_others_cannot_read(bases: dict[str, str], tmp_path: Path) -> None:
+    for folder in ("app", "docker", "greenstack", "requirements"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in tmp_path.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o027)
+    image = f"ct-packages:{secrets.token_hex(4)}"
+    ca_bundle = bases.get("CA_BUNDLE", str(ROOT / "docker/no-ca.pem"))
+    docker(
+        "build", "--file", str(tmp_path / "docker/Dockerfile"), "--target", "runtime", "--tag", image,
+        "--build-arg", f"PYTHON_IMAGE={bases['PYTHON_IMAGE']}", "--build-arg", "SYSTEM_PACKAGES=libmagic1",
+        "--secret", f"id=ca,src={ca_bundle}", str(tmp_path),
+    )  # fmt: skip
+    try:
+        assert docker("run", "--rm", image, "-c", ADDED).stdout == "True Europe/Berlin\n"
+        assert "settings ok" in docker("run", "--rm", image, "-m", "greenstack.server.check").stdout
+    finally:
+        docker("image", "rm", "--force", image)
 
 
 def test_bare_image_serves_on_port_8080(app_image: str) -> None:

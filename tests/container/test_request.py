@@ -3,11 +3,18 @@
 What nginx does with headers and paths is in tests/process/test_nginx_edge.py and tests/chaos/test_hostile.py.
 """
 
+# ruff: noqa: S108 - the paths are inside containers
+
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
+from greenstack.cli import environment
 from tests.conftest import Start
 from tests.container.conftest import QUICK
-from tests.support.compose import Stack
+from tests.support.compose import ROOT, Stack
 from tests.support.wait import until
 
 SOCKETS = {**QUICK, "MAX_WORKERS": "1", "PROBE_USER": "12345:12345"}
@@ -58,4 +65,49 @@ def test_health_stays_inside(stack: Stack, path: str) -> None:
 def test_nobody_reaches_the_app_past_nginx(stack: Stack) -> None:
     for container in stack.containers("app"):
         assert not any(container["NetworkSettings"]["Ports"].values())
-        assert [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"] == ["/run/app"]
+        volumes = {mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"}
+        assert volumes == {"/run/app", "/var/tmp"}
+
+
+@pytest.mark.parametrize("size", [8_000, 32_000])
+def test_a_large_cookie_reaches_routes_and_websockets(stack: Stack, size: int) -> None:
+    cookie = {"Cookie": "a" * size}
+    assert dict(stack.seen(headers=cookie)["headers"])["cookie"] == cookie["Cookie"]
+    key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    answer = stack.get("/ws", headers={**cookie, **key, "Connection": "Upgrade", "Upgrade": "websocket"})
+    assert answer.status_code == 101
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("compose.yaml", "compose.dev.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "env").mkdir()
+    return tmp_path
+
+
+# What the application finds.
+FOUND = """
+import json, os, pathlib
+names = ("PROFILE", "GREETING", "PASSWORD", "KEY", "SHELL_WINS")
+print(json.dumps([*map(os.environ.get, names), pathlib.Path("/run/secrets/token").read_text()]))
+"""
+
+
+@pytest.mark.parametrize("by_make", [True, False])
+def test_a_profile_reaches_the_application(
+    start: Start, project: Path, by_make: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "-----BEGIN-----\nabc\n-----END-----"
+    (project / "env/own.env").write_text("PROFILE=own\nNAME=you\nGREETING=hi\nSHELL_WINS=no\nMEMORY_LIMIT=200m\n")
+    (project / "env/own.local.env").write_text(f"GREETING=hello, ${{NAME}}\nPASSWORD='pa$word'\nKEY=\"{key}\"\n")
+    (project / "secrets").mkdir()
+    (project / "secrets/token").write_text("secret")
+    shell = {"SHELL_WINS": "yes"} if by_make else {}
+    if by_make:
+        monkeypatch.setattr(environment, "RUN", project / ".run")
+        environment.resolve("own", shell, root=project).pass_on()
+    stack = start(shell, root=project, env_files=("env/own.env", "env/own.local.env"), up=False)
+    done = stack.compose("run", "--rm", "--no-deps", "-T", "check", "-c", FOUND)
+    wins = shell.get("SHELL_WINS", "no")
+    assert json.loads(done.stdout) == ["own", "hello, you", "pa$word", key, wins, "secret"]

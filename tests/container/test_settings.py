@@ -25,12 +25,14 @@ ONE = {
     "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "HEALTH_PATH": "/health",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
-    "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m",
+    "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m", "NETWORK_INTERNAL": "true",
+    "START_TIMEOUT": "241", "SYSTEM_PACKAGES": "libmagic1",
 }  # fmt: skip
 # TCP.
 TWO = {
     **QUICK, "BIND": "0.0.0.0:8181", "WEB_CONCURRENCY": "3", "BACKLOG": "77", "ERROR_LOG": "/tmp/error.log",
     "MAX_REQUESTS": "10", "MAX_REQUESTS_JITTER": "2", "FORWARDED_ALLOW_IPS": "192.0.2.1",
+    "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo",
 }  # fmt: skip
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
@@ -230,6 +232,29 @@ def test_client_max_body_size(one: Stack) -> None:
     assert (answer.status_code, answer.json()) == (413, {"detail": "Content Too Large"})
 
 
+def test_an_upload_may_be_larger_than_the_memory(two: Stack) -> None:
+    megabyte = b"x" * 2**20
+    answer = two.client.post("/spool", content=(megabyte for _ in range(300)))
+    assert (answer.status_code, answer.json()) == (200, {"length": 300 << 20})
+    note = "CLIENT_MAX_BODY_SIZE=1g: more than the memory limit of 256 MiB"
+    assert any(line.startswith(note) for line in two.log("check"))
+
+
+def test_time_zone(two: Stack) -> None:
+    assert two.python("import json, time; print(json.dumps(time.tzname))") == ["JST", "JST"]
+    line = until(lambda: next((line for line in two.log("nginx") if line.startswith("{")), None), "an access log line")
+    assert json.loads(line)["time"].endswith("+09:00")
+
+
+def test_start_timeout_and_what_is_built(one: Stack) -> None:
+    for service in ("app", "nginx"):
+        health = one.container(service)["Config"]["Healthcheck"]
+        assert (health["StartPeriod"], health["StartInterval"]) == (241 * 10**9, 500_000_000), "the rest is the image's"
+        assert health["Test"][0] == "CMD"
+    services = json.loads(one.compose("config", "--format", "json").stdout)["services"]
+    assert services["app"]["build"]["args"]["SYSTEM_PACKAGES"] == "libmagic1"
+
+
 def test_connection_limit(one: Stack) -> None:
     statuses = at_once(one, "/slow?seconds=1", 8)
     assert 429 in statuses
@@ -239,6 +264,15 @@ def test_connection_limit(one: Stack) -> None:
 def test_http_host_and_port(one: Stack) -> None:
     ports = one.container("nginx")["NetworkSettings"]["Ports"]["8080/tcp"]
     assert ports == [{"HostIp": "127.0.0.2", "HostPort": str(one.port)}]
+
+
+# Prints whether there is a default route.
+WAY_OUT = "import json; print(json.dumps(any(line.split()[1] == '00000000' for line in open('/proc/net/route'))))"
+
+
+def test_network_internal(one: Stack, three: Stack) -> None:
+    assert not one.python(WAY_OUT)
+    assert three.python(WAY_OUT)
 
 
 def test_limits_of_containers(one: Stack) -> None:

@@ -84,6 +84,7 @@ class App:
         status = self.readiness() if path == "/readyz" else int(arguments.get("status", 200))
         writer.write(
             f"HTTP/1.1 {status} Whatever\r\nContent-Length: {len(answer)}\r\nX-Request-ID: the-apps-own\r\n"
+            f"X-Large: {'x' * int(arguments.get('head', 1))}\r\n"
             f"Server: app/1.0\r\n{'Connection: close' if self.draining else 'X-Open: yes'}\r\n\r\n".encode()
         )
         writer.write(answer if method != "HEAD" else b"")

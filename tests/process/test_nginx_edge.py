@@ -165,15 +165,22 @@ def test_body_too_large(edge: Nginx) -> None:
 
 
 def test_uri_too_long(edge: Nginx) -> None:
-    answer = edge.get("/" + "a" * 8192)
+    answer = edge.get("/" + "a" * 65536)
     assert (answer.status, answer.body) == (414, detail("URI Too Long"))
     assert answer.headers["content-type"] == "application/json"
     assert edge.get("/" + "a" * 8000).status == 200
 
 
 def test_header_too_large(edge: Nginx) -> None:
-    answer = edge.get("/", X_Large="a" * 8192)
+    answer = edge.get("/", X_Large="a" * 65536)
     assert (answer.status, answer.body) == (431, detail("Request Header Fields Too Large"))
+
+
+def test_large_cookies_and_answers_heads_pass(edge: Nginx) -> None:
+    cookie = "a" * 32_000
+    assert dict(edge.seen("/", Cookie=cookie)["headers"])["cookie"] == cookie
+    answer = edge.get("/?head=32000")
+    assert (answer.status, len(answer.headers["x-large"])) == (200, 32_000)
 
 
 @pytest.mark.parametrize(

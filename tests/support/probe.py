@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -123,6 +124,15 @@ async def eat(megabytes: int) -> dict[str, int]:
     write("eat")
     eaten.append(b"x" * (megabytes << 20))
     return {"pid": os.getpid()}
+
+
+@app.post("/spool")
+async def spool(request: Request) -> dict[str, int]:
+    """Keep the body in a temporary file, as Starlette does with uploads."""
+    with tempfile.TemporaryFile() as file:
+        async for chunk in request.stream():
+            file.write(chunk)
+        return {"length": file.tell()}
 
 
 @app.get("/crash")

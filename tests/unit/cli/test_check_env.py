@@ -130,11 +130,12 @@ def test_compose_and_the_settings_agree_on_every_default() -> None:
     for name, info in NAMES.items():
         # These two have no default of their own: the server derives it, Compose knows what surrounds the server.
         if knobs.get(name) and name not in ("BIND", "FORWARDED_ALLOW_IPS"):
-            assert knobs[name] == str(info.default), name
+            assert knobs[name] == str(info.default).lower(), name
 
 
 @pytest.mark.parametrize("name", profiles())
 def test_the_profiles_of_the_repository_are_in_order(name: str) -> None:
     environment = resolve(name, {})
     assert not check_env.faults(environment)
-    assert environment.written.keys() <= NAMES.keys() | check_env.compose_knobs().keys() | {"COMPOSE_FILE"}
+    read_by_compose = {"COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR"}
+    assert environment.written.keys() <= NAMES.keys() | check_env.compose_knobs().keys() | read_by_compose

@@ -50,6 +50,24 @@ def test_a_bad_value(name: str, value: str, line: str) -> None:
     assert problems({name: value}) == [line]
 
 
+def test_a_setting_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "module"
+    file.write_text("shop.main:app\n")
+    assert check.with_files({"APP_MODULE_FILE": str(file), "A": "b"}) == {"APP_MODULE": "shop.main:app", "A": "b"}
+    assert problems({"FORWARDED_ALLOW_IPS_FILE": str(file)}) == [], "no misspelt name"
+    with pytest.raises(SystemExit):
+        check.with_files({"APP_MODULE_FILE": "/none"})
+    line = "APP_MODULE_FILE=/none: cannot be read: No such file or directory; allowed: a readable file\n"
+    assert capsys.readouterr().err == line
+
+
+def test_no_file_for_what_others_read_too() -> None:
+    line = "BIND_FILE=/x: the server is not alone in reading BIND; allowed: BIND itself"
+    assert problems({"BIND_FILE": "/x"}) == [line]
+    line = "APP_MODULE_FILE=/x: APP_MODULE is set as well; allowed: one of the two"
+    assert problems({"APP_MODULE_FILE": "/x", "APP_MODULE": "a:b"}) == [line]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -374,3 +392,17 @@ def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, mo
         assert line.startswith(f"APP_MODULE={module.replace('MODULE', name)}: cannot be imported: ")
         assert line.endswith(reason.replace("MODULE", name).replace("PATH", f"{name}.py"))
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit", "noted"),
+    [("10m", 1 << 30, False), ("2g", 1 << 30, True), ("0", 1 << 30, True), ("2g", None, False)],
+)
+def test_a_body_larger_than_the_memory_is_noted(largest: str, limit: int | None, noted: bool) -> None:
+    assert bool(check.body_note(largest, limit)) == noted
+
+
+def test_a_time_zone_must_exist() -> None:
+    line = "TZ=Mars/Olympus: no such time zone; allowed: a time zone like Europe/Berlin"
+    assert check.time_zone_problem("Mars/Olympus") == line
+    assert check.time_zone_problem("UTC") is None

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from greenstack.cli import ROOT
-from greenstack.server.settings import STACK_BIND, Settings, group, read_by_nginx
+from greenstack.server.settings import STACK_BIND, Settings, read_by_nginx
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NAMES = sorted(field.upper() for field in Settings.model_fields)
@@ -35,11 +35,16 @@ def defaults() -> dict[str, set[str]]:
 
 def test_each_anchor_names_what_its_reader_reads() -> None:
     settings = {name.upper(): info for name, info in Settings.model_fields.items()}
-    server = {name for name, info in settings.items() if group(info) in ("server", "application")}
     edge = {name for name, info in settings.items() if read_by_nginx(info)}
-    assert passed_on("app").keys() == server | {"GUNICORN_CMD_ARGS"}
-    assert passed_on("nginx").keys() == edge
-    assert passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
+    assert passed_on("nginx").keys() == edge | {"TZ"}
+    # All of them for the app, too: what its profile's files say of one must not differ from what Compose knows.
+    assert passed_on("app").keys() == passed_on("check").keys() == settings.keys() | {"GUNICORN_CMD_ARGS"}
+
+
+def test_each_profile_names_its_files() -> None:
+    for file in (ROOT / "env").glob("*.env"):
+        if not file.name.endswith(".local.env"):
+            assert f"\nPROFILE={file.stem}\n" in file.read_text(), file.name
 
 
 def test_readers_get_bare_names() -> None:
@@ -55,12 +60,12 @@ def test_nginx_and_compose_agree_on_the_socket() -> None:
 def test_nginx_reads_what_it_is_told() -> None:
     files = ("entrypoint", "derive.sh", "follow.sh", "templates/nginx.conf")
     text = "".join((ROOT / "nginx" / file).read_text() for file in files)
-    assert passed_on("nginx").keys() <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
+    assert passed_on("nginx").keys() - {"TZ"} <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
 
 
 def test_defaults_that_compose_needs_are_the_settings_own() -> None:
     ours = {name: values for name, values in defaults().items() if name in NAMES and name not in COMPOSE_SAYS}
-    expected = {name: {str(Settings.model_fields[name.lower()].default)} for name in ours}
+    expected = {name: {str(Settings.model_fields[name.lower()].default).lower()} for name in ours}
     assert ours == expected
     assert ours.keys() >= {"STOP_GRACE_PERIOD", "MEMORY_LIMIT", "CPUS", "PIDS_LIMIT", "HTTP_HOST", "HTTP_PORT"}
 
@@ -77,7 +82,7 @@ def test_profiles_set_what_exists_and_differs(file: Path) -> None:
         pytest.skip("somebody's own")
     written = dict(re.findall(r"^([A-Z_]+)=(.*)$", file.read_text(), re.MULTILINE))
     knobs = defaults()
-    assert written.keys() <= {*NAMES, *knobs, "COMPOSE_FILE", "GUNICORN_CMD_ARGS"}
+    assert written.keys() <= {*NAMES, *knobs, "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "GUNICORN_CMD_ARGS"}
     for name, value in written.items():
         if name in knobs:
             assert value not in knobs[name], name

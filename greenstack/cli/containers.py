@@ -11,8 +11,13 @@ from greenstack.cli import base_images, check_env, docker, rollout
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
+from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
+UNCHANGED = "nothing is changed: the old version goes on"
+# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
+LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
+LEAVING = "worker process is shutting down"
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 
@@ -32,10 +37,19 @@ def build(compose: Compose) -> None:
 
 
 def up(compose: Compose) -> None:
-    """Build and start everything, wait until it is healthy; CommandError with the log of what is not."""
+    """Build the images, then start everything, or bring what runs to the present images and settings without loss.
+
+    CommandError with the log of what is not healthy; a version that served goes on then.
+    """
+    serving = Containers(compose).running() and any(container.well for container in compose.containers("nginx"))
+    if serving:
+        _require_networks(compose)
     say("building the images")
     build(compose)
-    say("starting")
+    if serving:
+        _converge(compose)
+    else:
+        say("starting")
     # As many replicas as there are; without the option Compose would go back to one.
     scale = f"--scale=app={len(Containers(compose).running()) or 1}"
     limit = f"--wait-timeout={rollout.READY_DEADLINE}"
@@ -44,21 +58,84 @@ def up(compose: Compose) -> None:
         raise why(compose, done.stderr)
 
 
+def _converge(compose: Compose) -> None:
+    """Replace the app and nginx where they are not what they would be now: checked first, new before old."""
+    _run_check(compose)
+    nginx = _is_old(compose, "nginx")
+    if nginx:
+        _try_nginx(compose)
+        say("nginx has a new image or settings: it is replaced last, and refuses connections for a second then,")
+        say("or for as long as a request that began just before takes")
+    if _is_old(compose, "app"):
+        say("starting new replicas beside the old ones")
+        # Neither version's replicas are reached where the other's nginx looks for them.
+        moved = "BIND" in _nginx_changes(compose, "BIND")
+        rollout.replace(Containers(compose), (lambda: _replace_nginx(compose)) if moved else None)
+    if nginx and _is_old(compose, "nginx"):
+        _replace_nginx(compose)
+
+
+def _require_networks(compose: Compose) -> None:
+    """Raise CommandError where a network would be another: Compose stops all that is in it to make a new one."""
+    for network in compose.networks():
+        name, internal = network["name"], network.get("internal", False)
+        states = docker.output("network", "ls", "--filter", f"name=^{name}$", "--format", "{{.Internal}}").split()
+        if any(state != str(internal).lower() for state in states):
+            raise CommandError(
+                f"the network {name} would become {'internal' if internal else 'one with a way out'}, which stops the "
+                "stack: make down, then make up; nothing is changed",
+                status=REFUSED,
+            )
+
+
+def _try_nginx(compose: Compose) -> None:
+    """Raise CommandError where a new nginx would not start: it renders its configuration, or its port is taken."""
+    published = [binding["HostPort"] for binding in docker.published(compose.containers("nginx")[0].id)]
+    # The engine itself tells whether the port can be had; the one that is held already is no question.
+    port = [] if compose.environment.http_port in published else ["--service-ports"]
+    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *port, "nginx", "-t")
+    if _port_is_taken(done.stderr):
+        raise _taken(compose)
+    if done.returncode:
+        raise CommandError(*done.stderr.strip().splitlines(), UNCHANGED, status=REFUSED)
+
+
+def _replace_nginx(compose: Compose) -> None:
+    """Replace nginx once its clients have let go of it, so that nobody's request is in the way of the new one.
+
+    Only one container can hold the published port, so between the two connections are refused.
+    """
+    say("replacing nginx")
+    nginx = compose.containers("nginx")[0].id
+    docker.output("exec", nginx, "sh", "-c", LET_GO)
+    # Processes of before keep idle clients for CLIENT_KEEP_ALIVE; all is over after GRACEFUL_TIMEOUT.
+    limit = rollout.graceful_timeout(docker.environ(nginx)) + 5
+    wait_until(lambda: LEAVING not in docker.output("top", nginx, "-o", "pid,args"), limit, rollout.POLL)
+    compose.quiet("up", "--detach", "--no-deps", "--no-build", "nginx")
+
+
 def why(compose: Compose, complaint: str) -> CommandError:
     """Explain a start that failed: the log of what is broken or late, and Compose's complaint."""
     ill = [container for container in compose.containers() if not container.well]
     for container in ill:
         if container.service == "check" and container.exit_code == REFUSED:
             return CommandError(*docker.last_words(container.id), status=REFUSED)
-    if "address already in use" in complaint or "port is already allocated" in complaint:
-        return CommandError(
-            f"HTTP_PORT={compose.environment.http_port}: is in use already; allowed: a free port", status=REFUSED
-        )
+    if _port_is_taken(complaint):
+        return _taken(compose)
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
     lines = [line for container in shown for line in _complaint(container)]
     return CommandError(*(lines or complaint.strip().splitlines()))
+
+
+def _port_is_taken(complaint: str) -> bool:
+    return "address already in use" in complaint or "port is already allocated" in complaint
+
+
+def _taken(compose: Compose) -> CommandError:
+    port = compose.environment.http_port
+    return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
 
 
 def _complaint(container: Container) -> list[str]:
@@ -80,17 +157,17 @@ def deploy(compose: Compose) -> None:
     build(compose)
     _run_check(compose)
     rollout.replace(Containers(compose))
-    if _nginx_is_old(compose):
+    if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
-        say("connections until running requests and idle clients are over")
+        say("connections for about a second")
 
 
 def require_nginx(compose: Compose) -> None:
     """Raise CommandError where the nginx that runs does not fit the present settings, which new replicas will have."""
-    if changed := _nginx_timers(compose):
+    if changed := _nginx_changes(compose, "BIND", "KEEP_ALIVE", "GRACEFUL_TIMEOUT"):
         raise CommandError(
             f"{', '.join(changed)}: nginx would have to change with the app: `make up` replaces both, and refuses "
-            "connections until running requests and idle clients are over; nothing is changed",
+            "connections for about a second; nothing is changed",
             status=REFUSED,
         )
 
@@ -98,23 +175,23 @@ def require_nginx(compose: Compose) -> None:
 def _run_check(compose: Compose) -> None:
     done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", "check")
     if done.returncode:
-        raise CommandError(*done.stderr.strip().splitlines(), "not deployed: the old version goes on", status=REFUSED)
+        raise CommandError(*done.stderr.strip().splitlines(), UNCHANGED, status=REFUSED)
 
 
-def _nginx_timers(compose: Compose) -> list[str]:
-    """Return the settings of the running nginx that must fit the app's and would not any more."""
+def _nginx_changes(compose: Compose, *names: str) -> list[str]:
+    """Return those of `names` that the running nginx was given otherwise than the present settings have them."""
     present = compose.services()["nginx"]["environment"]
     for container in compose.containers("nginx"):
         in_use = docker.environ(container.name)
-        names = ("BIND", "KEEP_ALIVE", "GRACEFUL_TIMEOUT")
         return [name for name in names if (present[name] or "") != in_use.get(name, "")]
     raise CommandError("nothing runs to be replaced: make up")
 
 
-def _nginx_is_old(compose: Compose) -> bool:
-    image = docker.output("image", "inspect", "--format", "{{.Id}}", compose.services()["nginx"]["image"]).strip()
-    config_hash = compose.output("config", "--hash", "nginx").split()[-1]
-    states = [docker.inspect(container.name) for container in compose.containers("nginx")]
+def _is_old(compose: Compose, service: str) -> bool:
+    """Return whether a container of `service` has another image or other settings than a new one would get."""
+    image = docker.output("image", "inspect", "--format", "{{.Id}}", compose.services()[service]["image"]).strip()
+    config_hash = compose.output("config", "--hash", service).split()[-1]
+    states = [docker.inspect(container.name) for container in compose.containers(service)]
     return any(
         state["Image"] != image or state["Config"]["Labels"]["com.docker.compose.config-hash"] != config_hash
         for state in states
@@ -166,12 +243,13 @@ class Containers(rollout.Replicas):
 
     @override
     def listed(self, name: str) -> bool:
-        if not self.compose.services()["app"]["environment"]["BIND"].startswith("unix:"):
+        bind = self.compose.services()["app"]["environment"]["BIND"]
+        if not bind.startswith("unix:"):
             time.sleep(RESOLVED)  # nobody can see which addresses nginx knows
             return True
         proxies = [container.id for container in self.compose.containers("nginx") if container.state == "running"]
-        hostname = docker.inspect(name)["Config"]["Hostname"]
-        return all(f"/{hostname}.sock" in docker.output("exec", proxy, "cat", NGINX_IN_USE) for proxy in proxies)
+        socket = bind.removeprefix("unix:").replace("{hostname}", docker.inspect(name)["Config"]["Hostname"])
+        return all(socket in docker.output("exec", proxy, "cat", NGINX_IN_USE).split() for proxy in proxies)
 
     @override
     def environ(self, name: str) -> Mapping[str, str]:

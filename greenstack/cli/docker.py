@@ -64,6 +64,12 @@ def environ(name: str) -> dict[str, str]:
     return {key: value for key, _, value in words}
 
 
+def published(name: str) -> list[dict[str, str]]:
+    """Return the addresses of this machine at which a container answers: `HostIp` and `HostPort` of each."""
+    ports: dict[str, list[dict[str, str]] | None] = inspect(name)["NetworkSettings"]["Ports"]
+    return [binding for bindings in ports.values() for binding in bindings or []]
+
+
 def has_image(name: str) -> bool:
     """Return whether the engine has the image `name` already."""
     return _run("docker", "image", "inspect", name).returncode == 0
@@ -161,8 +167,14 @@ class Compose:
 
     def services(self) -> dict[str, Any]:
         """Return the configuration of each service, with all settings put in."""
-        services: dict[str, Any] = json.loads(self.output("config", "--format", "json"))["services"]
-        return services
+        return dict(self._config()["services"])
+
+    def networks(self) -> list[dict[str, Any]]:
+        """Return the configuration of each network, with all settings put in."""
+        return list(self._config()["networks"].values())
+
+    def _config(self) -> Any:
+        return json.loads(self.output("config", "--format", "json"))
 
     def require_valid(self) -> None:
         """Raise CommandError where Compose refuses its files."""

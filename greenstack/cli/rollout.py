@@ -3,7 +3,7 @@
 The same for containers and for local processes, which differ in what `Replicas` lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from greenstack.cli.console import REFUSED, CommandError, say
@@ -66,25 +66,29 @@ class Replicas(Protocol):
         """Return its last log lines."""
 
 
-def add(replicas: Replicas, count: int) -> list[str]:
+def add(replicas: Replicas, count: int, switch: Callable[[], None] | None = None) -> list[str]:
     """Start `count` replicas, wait until requests reach them, and return their names.
 
+    `switch` is called when they are ready, if something has to be done for requests to reach them.
     If requests do not reach them, CommandError, and none is left.
     """
     new = replicas.start(count)
     try:
-        _await(replicas, new)
+        _await_ready(replicas, new)
+        if switch:
+            switch()
+        _await_listed(replicas, new)
     except BaseException:
         replicas.stop(new)
         raise
     return new
 
 
-def replace(replicas: Replicas) -> None:
-    """Put a new replica in the place of each, all new ones before the first old one goes."""
+def replace(replicas: Replicas, switch: Callable[[], None] | None = None) -> None:
+    """Put a new replica in the place of each, all new ones before the first old one goes; `switch` as in `add`."""
     old = replicas.running()
     try:
-        add(replicas, len(old) or 1)
+        add(replicas, len(old) or 1, switch)
     except CommandError as failure:
         raise CommandError(
             *failure.lines, "the new version did not become ready and is removed; the old one goes on"
@@ -117,7 +121,7 @@ def reload(replicas: Replicas) -> None:
 
 def _renew(replicas: Replicas, name: str) -> None:
     # The new workers start, then the old ones finish what they do.
-    deadline = READY_DEADLINE + _graceful_timeout(replicas.environ(name))
+    deadline = READY_DEADLINE + graceful_timeout(replicas.environ(name))
     before = replicas.workers(name)
     replicas.hang_up(name)
     tried = False
@@ -137,14 +141,18 @@ def _renew(replicas: Replicas, name: str) -> None:
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline} s: its log is above")
 
 
-def _graceful_timeout(environ: Mapping[str, str]) -> int:
+def graceful_timeout(environ: Mapping[str, str]) -> int:
+    """Return the seconds that a process with `environ` gives running requests when it is to end."""
     return int(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
 
 
-def _await(replicas: Replicas, names: list[str]) -> None:
+def _await_ready(replicas: Replicas, names: list[str]) -> None:
     # Each is asked every time, so that one that failed is noticed while another still starts.
     if not wait_until(lambda: all(list(map(replicas.ready, names))), READY_DEADLINE, POLL):
         name = next(name for name in names if not replicas.ready(name))
         raise CommandError(*replicas.log(name), f"{name} is not ready after {READY_DEADLINE} s: its log is above")
+
+
+def _await_listed(replicas: Replicas, names: list[str]) -> None:
     if not wait_until(lambda: all(replicas.listed(name) for name in names), LISTED_DEADLINE, POLL):
         raise CommandError(f"{names[0]} is ready, but nginx does not use it after {LISTED_DEADLINE} s: see make logs")

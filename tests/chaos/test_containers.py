@@ -1,5 +1,6 @@
 """The same promises where they count: containers that are deployed, scaled, recreated, killed and stopped."""
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.chaos.conftest import AddFigure, Pick, Verdict
-from tests.chaos.load import Load
+from tests.chaos.load import Load, half_posts
 from tests.chaos.report import Figure, latencies
 from tests.conftest import Start
 from tests.support.compose import Stack, docker
@@ -50,6 +51,55 @@ def test_a_deploy_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) -
     verdict(f"{times} deploys", stack, load.result)
 
 
+def test_up_changes_settings_without_loss(stack: Stack, pick: Pick, verdict: Verdict) -> None:
+    times, requests = pick((1, 600), (10, 20_000))
+    stack.command("up")  # images that are labelled with this project's name
+    nginx = stack.ids("nginx")
+    with Load(stack.address) as load:
+        for number in range(times):
+            stack.command("up", MAX_WORKERS="1", PROBE_VERSION=f"up{number}")
+            assert stack.journal("startup")[-1]["version"] == f"up{number}"
+        replica = stack.ids("app")
+        stack.command("up", MAX_WORKERS="1", PROBE_VERSION=f"up{number}")
+        assert stack.ids("app") == replica, "nothing has changed"
+        load.wait_for(requests)
+    assert stack.ids("nginx") == nginx
+    verdict(f"make up with other settings, {times} times", stack, load.result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"SERVER_NAME": "127.0.0.1"}, {"KEEP_ALIVE": "2", "BIND": "unix:/run/app/a-{hostname}.sock"}]
+)
+def test_up_replaces_nginx_with_a_short_gap(start: Start, verdict: Verdict, changes: dict[str, str]) -> None:
+    stack = start({**USUAL, "CLIENT_KEEP_ALIVE": "3"}, probe=True)
+    nginx = stack.ids("nginx")
+    with Load(stack.address, make=half_posts("gap", longest=0.05)) as load:
+        load.wait_for(200)
+        assert "refuses connections for a second" in stack.command("up", check=True, **changes)
+        load.wait_for_more(400)
+    assert stack.ids("nginx") != nginx
+    sent = [failure.sent for failure in load.result.failures]
+    gap = max(sent) - min(sent) if sent else 0.0
+    allowed = "3 s, nothing that nginx had accepted"
+    case = f"make up with another nginx ({', '.join(changes)}), {gap:.1f} s without"
+    # The engine's proxy takes connections a moment longer than nginx does.
+    verdict(case, stack, load.result, allowed, lambda failure: not failure.reused)
+    assert not set(stack.executed()) & {failure.request.id for failure in load.result.failures}
+    assert gap < 3
+
+
+@pytest.mark.slow
+def test_an_nginx_that_cannot_start_is_refused(stack: Stack, verdict: Verdict) -> None:
+    before = stack.ids("nginx") + stack.ids("app")
+    with Load(stack.address) as load, socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        output = stack.command("up", check=False, HTTP_PORT=taken)
+        assert output.splitlines()[-1] == f"HTTP_PORT={taken}: is in use already; allowed: a free port"
+    assert stack.ids("nginx") + stack.ids("app") == before
+    verdict("make up with a port that is taken", stack, load.result)
+
+
 @pytest.mark.slow
 def test_scaling_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) -> None:
     times, requests = pick((1, 600), (5, 20_000))
@@ -64,14 +114,16 @@ def test_scaling_loses_no_request(stack: Stack, pick: Pick, verdict: Verdict) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [{"PROBE_FAIL": "1"}, {"APP_MODULE": "nothing:app"}], ids=["startup", "import"])
-def test_a_broken_version_is_not_deployed(stack: Stack, verdict: Verdict, broken: dict[str, str]) -> None:
+@pytest.mark.parametrize("command", ["deploy", "up"])
+def test_a_broken_version_is_refused(stack: Stack, verdict: Verdict, command: str, broken: dict[str, str]) -> None:
     before = stack.ids("app")
     with Load(stack.address) as load:
-        output = stack.command("deploy", check=False, **broken)
-    assert stack.ids("app") == before
+        output = stack.command(command, check=False, **broken)
+        load.wait_for_more(50)
+    assert [container["Id"] for container in stack.containers("app")] == before, "and nothing else is left"
     assert "goes on" in output
-    assert "PROBE_FAIL" in broken or "Traceback" not in output, "the log of a start that failed has the application's"
-    verdict(f"deploy of a broken version ({', '.join(broken)})", stack, load.result)
+    assert "PROBE_FAIL" in broken or "Traceback" not in output, "but the application's own, in its log"
+    verdict(f"make {command} of a broken version ({', '.join(broken)})", stack, load.result)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What is said when containers do not start."""
 
 import contextlib
+import subprocess
 from typing import Any, cast
 
 import pytest
@@ -106,6 +107,25 @@ def test_more_replicas_need_an_nginx_that_fits_them(
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
         main.scale(str(count))
     assert bool(scaled) == (refused is None)
+
+
+@pytest.mark.parametrize(("internal", "refused"), [(True, None), (False, "x_internal would become one with a way out")])
+def test_a_network_is_not_changed_under_a_running_stack(
+    monkeypatch: pytest.MonkeyPatch, internal: bool, refused: str | None
+) -> None:
+    class Networked(Running):
+        def networks(self) -> list[dict[str, Any]]:
+            return [{"name": "x_default"}, {"name": "x_internal", "internal": internal}]
+
+    monkeypatch.setattr(docker, "output", lambda *words: "true\n" if "name=^x_internal$" in words else "false\n")
+    monkeypatch.setattr(containers, "_oldest_first", list)
+    begun: list[str] = []
+    monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
+    monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
+    monkeypatch.setattr(Networked, "run", lambda *_: subprocess.CompletedProcess([], 0), raising=False)
+    with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
+        containers.up(cast(Compose, Networked()))
+    assert begun == ([] if refused else ["build", "converge"])
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])

@@ -97,6 +97,16 @@ def test_a_failed_new_version_is_removed(trouble: dict[str, str], says: str) -> 
     assert replicas.names == ["old1", "old2"]
 
 
+def test_what_is_switched_waits_for_readiness() -> None:
+    replicas = Fake("old1")
+    rollout.replace(replicas, lambda: replicas.done.append("switch"))
+    assert replicas.done == ["start 1", "switch", "stop old1"]
+    slow = Fake("old1", slow="new1")
+    with pytest.raises(CommandError, match="not ready"):
+        rollout.replace(slow, lambda: slow.done.append("switch"))
+    assert slow.done == ["start 1", "stop new1"]
+
+
 def test_an_interruption_removes_the_new_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas = Fake("old1")
 

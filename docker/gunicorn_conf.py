@@ -14,14 +14,19 @@ from pathlib import Path
 # The folder that Gunicorn is started in, as Gunicorn does itself before it imports the application.
 sys.path.insert(0, os.getcwd())
 
-from greenstack.server import check, effective, hooks
+from greenstack.server import check
+
+# Before anything of Gunicorn's is imported: it reads WEB_CONCURRENCY then, and has a traceback for a bad one.
+# ruff: noqa: E402
+check.refuse(check.problems(os.environ))
+
+from greenstack.server import effective, hooks
 from greenstack.server.capacity import worker_count
 from greenstack.server.hooks import WORKER_ENV, get_worker_id  # noqa: F401 - names of the seed, for the user's hooks
 from greenstack.server.log import Logger
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
 
-check.refuse(check.problems(os.environ))
 settings = Settings.from_environ(os.environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}

@@ -16,15 +16,20 @@ sys.path.insert(0, os.getcwd())
 # bytes; of a header line in a WebSocket's request, as much as nginx lets through. 8192 by default, read at import.
 os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "65536")
 
-from greenstack.server import check, effective, hooks
+from greenstack.server import check
+
+# Before anything of Gunicorn's is imported: it reads WEB_CONCURRENCY then, and has a traceback for a bad one.
+# ruff: noqa: E402
+environ = check.with_files(os.environ)
+check.refuse(check.problems(environ))
+
+from greenstack.server import effective, hooks
 from greenstack.server.capacity import worker_count
 from greenstack.server.hooks import WORKER_ENV, get_worker_id  # noqa: F401 - names of the seed, for the user's hooks
 from greenstack.server.log import Logger
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
 
-environ = check.with_files(os.environ)
-check.refuse(check.problems(environ))
 settings = Settings.from_environ(environ)
 if not Worker.scoreboard.has_served:  # at a reload Gunicorn goes on with the log files it has
     logs = {"ACCESS_LOG": settings.access_log, "ERROR_LOG": settings.error_log}

@@ -22,6 +22,7 @@ from gunicorn.errors import HaltServer
 from greenstack.server import check, effective
 from greenstack.server.capacity import worker_count
 from greenstack.server.cgroup import Cgroup
+from greenstack.server.inherited import inherited
 from greenstack.server.log import last_words
 from greenstack.server.scoreboard import State
 from greenstack.server.worker import Worker
@@ -77,6 +78,7 @@ def _preload(server: Arbiter) -> None:
 
     Done here and not by Gunicorn's preload_app, which answers an application that fails with a traceback.
     """
+    before = inherited()
     try:
         server.app.wsgi()
     except (Exception, SystemExit) as error:
@@ -86,6 +88,11 @@ def _preload(server: Arbiter) -> None:
         if module.partition(".")[0] in sys.modules:
             with contextlib.suppress(ImportError):  # another release
                 importlib.import_module(module)
+    if opened := sorted(inherited() - before):
+        server.log.warning(
+            f"PRELOAD_APP=true: {server.app.app_uri} opens before the fork what workers cannot share: "
+            f"{', '.join(opened)}; open it in the lifespan instead, or set PRELOAD_APP=false"
+        )
     # What is there now stays: keep the collector from writing to its pages, which would unshare them.
     gc.collect()
     gc.freeze()

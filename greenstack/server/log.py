@@ -165,31 +165,39 @@ class AccessLog:
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         status, size = 500, 0  # what Uvicorn answers when the application raises
+        ended = False
 
         async def count(event: "Message") -> None:
-            nonlocal status, size
+            nonlocal status, size, ended
+            await send(event)
             if event["type"] == "http.response.start":
                 status = event["status"]
             elif event["type"] == "http.response.body":
                 size += len(event.get("body", b""))
-            await send(event)
+                if not event.get("more_body", False) and not ended:
+                    ended = True  # what runs after it, a background task, is not the client's time
+                    self._write(scope, started, status, size)
 
         try:
             return await self.app(scope, receive, count)
         finally:
-            client = scope["client"]
-            headers = dict(scope["headers"])
-            # raw_path and query are what the client sent, still percent-encoded: no line break can be in them.
-            path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-            self.log.info(
-                {
-                    "client": client[0] if client else "-",
-                    "method": scope["method"],
-                    "path": path.decode("ascii", "backslashreplace"),
-                    "http_version": scope["http_version"],
-                    "status": status,
-                    "bytes": size,
-                    "duration_ms": round((time.perf_counter() - started) * 1000, 1),
-                    "request_id": headers.get(b"x-request-id", b"-").decode("ascii", "backslashreplace"),
-                }
-            )
+            if not ended:
+                self._write(scope, started, status, size)
+
+    def _write(self, scope: "Scope", started: float, status: int, size: int) -> None:
+        client = scope["client"]
+        headers = dict(scope["headers"])
+        # raw_path and query are what the client sent, still percent-encoded: no line break can be in them.
+        path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        self.log.info(
+            {
+                "client": client[0] if client else "-",
+                "method": scope["method"],
+                "path": path.decode("ascii", "backslashreplace"),
+                "http_version": scope["http_version"],
+                "status": status,
+                "bytes": size,
+                "duration_ms": round((time.perf_counter() - started) * 1000, 1),
+                "request_id": headers.get(b"x-request-id", b"-").decode("ascii", "backslashreplace"),
+            }
+        )

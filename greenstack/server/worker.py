@@ -26,6 +26,7 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
+from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
 from greenstack.server.probes import Probes
@@ -117,6 +118,8 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True  # for Probes; the application sees it as request.state.draining
         self.worker.enter(State.DRAINING)
         await self._until_replaced()
+        # Only now, as clients come back at once. Libraries replace this method of Uvicorn's to learn of the end.
+        super().handle_exit(signal.SIGTERM, None)
         cancel_at = time.monotonic() + self.worker.time_to_finish
         self._announce()
         if not self.worker.scoreboard.any(State.READY):
@@ -152,7 +155,11 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True
 
     def _announce(self) -> None:
-        """Tell clients that their connection ends: WebSockets now (1012), requests in the head of their answer."""
+        """Tell clients that their connection ends: WebSockets now (1012), requests in the head of their answer.
+
+        Event streams end, so that their clients connect again and reach another worker.
+        """
+        self.worker.answers.end_event_streams()
         for connection in list(self.server_state.connections):
             cycle = getattr(connection, "cycle", None)  # of a request; WebSockets have none
             if not hasattr(connection, "cycle") or (cycle and not cycle.response_started):
@@ -171,6 +178,7 @@ class Server(UvicornServer):
         """Give requests time until `cancel_at` (monotonic), and then nginx the time to close what it keeps."""
         idle_since = time.monotonic()
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            self.worker.answers.end_event_streams()  # of clients that came back on a connection of before
             now = time.monotonic()
             if self.server_state.tasks and now < cancel_at:
                 idle_since = now
@@ -186,6 +194,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     """
 
     settings: Settings
+    answers: Answers
     scoreboard = Scoreboard()
     slot: int
 
@@ -196,6 +205,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             "interface": "asgi3",  # Uvicorn would take Probes for ASGI 2, as it is no coroutine function
             "access_log": False,  # ours says more, see log.py
             "server_header": False,
+            # s; so often that nginx takes no idle WebSocket for an answer that does not come. 20: Uvicorn's own.
+            "ws_ping_interval": min(20.0, self.settings.request_timeout / 2),
             # Uvicorn refuses the connection that reaches its limit, ours is the number that is served.
             "limit_concurrency": self.settings.limit_concurrency + 1 if self.settings.limit_concurrency else None,
         }
@@ -244,7 +255,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         app = self.wsgi
         serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
-        self.wsgi: Any = RequestContext(Probes(serve, app, self.settings.health_path))
+        self.answers = Answers(RequestContext(Probes(serve, app, self.settings.health_path)))
+        self.wsgi: Any = self.answers
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

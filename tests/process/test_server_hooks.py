@@ -111,3 +111,30 @@ def test_hooks_that_break_later_do_not_stop_a_reload(start: Start, project: Path
     gunicorn.until_logged("worker:WORKER_1 exited")
     assert gunicorn.json()["id"] == "WORKER_2"
     assert gunicorn.process.poll() is None
+
+
+OPENED = """
+import logging, socket, sqlite3, threading
+
+listener = socket.create_server(("127.0.0.1", 0))
+connection = socket.create_connection(listener.getsockname())
+database = sqlite3.connect("shop.db")
+threading.Thread(target=threading.Event().wait, name="refresher", daemon=True).start()
+logging.getLogger("shop").addHandler(logging.FileHandler("shop.log"))
+"""
+
+
+def test_what_a_fork_would_share_is_named_in_one_warning(start: Start, project: Path) -> None:
+    quiet = start(PRELOAD_APP="true", MAX_WORKERS="2").until_ready(2)
+    assert "PRELOAD_APP=" not in quiet.log
+    main = project / "tiny/main.py"
+    main.write_text(OPENED + main.read_text())
+    gunicorn = start(PRELOAD_APP="true", MAX_WORKERS="2").until_ready(2)
+    (line,) = gunicorn.until_logged(r"\[WARNING\] PRELOAD_APP=true: (.*)$")
+    assert re.fullmatch(
+        r"tiny\.main:app opens before the fork what workers cannot share: "
+        r"connection to 127\.0\.0\.1:(\d+) \(descriptor \d+\), file \S+/shop\.db \(descriptor \d+\), "
+        r"socket on 127\.0\.0\.1:\1 \(descriptor \d+\), thread refresher; "
+        "open it in the lifespan instead, or set PRELOAD_APP=false",
+        line,
+    )

@@ -53,6 +53,16 @@ def test_every_way_in_refuses(command: list[object]) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("command", [[CONF], ["-m", "greenstack.server.check"]], ids=str)
+def test_a_bad_web_concurrency_is_refused_in_one_line(command: list[object]) -> None:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=environment({"WEB_CONCURRENCY": "1e3"}),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "WEB_CONCURRENCY=1e3: not a whole number; allowed: 1 to 1024\n"
+
+
 def checked(project: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run the container's check in `project`."""
     return subprocess.run(

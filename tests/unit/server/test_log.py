@@ -113,6 +113,14 @@ def test_the_time_is_that_of_the_whole_response() -> None:
     assert parsed(logged(slow))["duration_ms"] >= 50
 
 
+def test_a_background_task_is_not_the_answers_time() -> None:
+    async def slow_after(scope: Any, receive: Any, send: Any) -> None:
+        await answer(scope, receive, send)
+        await asyncio.sleep(0.1)
+
+    assert parsed(logged(slow_after))["duration_ms"] < 100
+
+
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 def test_what_is_no_request_goes_through(kind: str) -> None:
     seen: list[Any] = []

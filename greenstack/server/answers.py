@@ -1,0 +1,73 @@
+"""What passes from the application to the client: framed in one way only, and event streams that a drain can end."""
+
+import asyncio
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Answers:
+    """ASGI middleware around everything else. `event_streams` are those that are open now."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self.app = app
+        self.event_streams: WeakSet[Answer] = WeakSet()
+        self._endings: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
+
+    def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> "Awaitable[None]":
+        """Serve one connection scope. No coroutine itself: every request would pay for one more."""
+        if scope["type"] == "http":
+            send = Answer(send, self.event_streams)
+        return self.app(scope, receive, send)
+
+    def end_event_streams(self) -> None:
+        """End them as if the application had; to the application it is as if their clients had left."""
+        for stream in list(self.event_streams):
+            stream.ended = True
+            # In the background: a client that does not read holds up nobody else.
+            ending = asyncio.create_task(stream.end())
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        self.event_streams.clear()
+
+
+class Answer:
+    """The `send` of one request."""
+
+    def __init__(self, send: "Send", event_streams: "WeakSet[Answer]") -> None:
+        self.send = send
+        self.event_streams = event_streams
+        self.ended = False
+
+    def __call__(self, message: "Message") -> "Awaitable[None]":
+        """Pass on one message of the application."""
+        if self.ended:
+            return _nothing()  # as Uvicorn does after the client has left
+        if message["type"] == "http.response.start":
+            message = self._framed(message)
+        elif not message.get("more_body", False):
+            self.event_streams.discard(self)
+        return self.send(message)
+
+    def _framed(self, message: "Message") -> "Message":
+        headers = list(message.get("headers", ()))
+        values = {name.lower(): value for name, value in headers}
+        if b"content-length" not in values:
+            if values.get(b"content-type", b"").startswith(b"text/event-stream"):
+                self.event_streams.add(self)
+        elif b"transfer-encoding" in values:
+            # RFC 9112, 6.2: never both, and nginx refuses it. Chunks are the server's affair, so the length stays.
+            headers = [header for header in headers if header[0].lower() != b"transfer-encoding"]
+        return {**message, "headers": headers}
+
+    async def end(self) -> None:
+        """Send the end of the answer."""
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _nothing() -> None:
+    pass

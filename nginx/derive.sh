@@ -57,6 +57,23 @@ for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
     done
 done
 
+# --- What a browser needs to show nginx's own errors to a page of another origin.
+CORS='' CORS_ANY='' CORS_LIST=''
+set -f # * is no pattern here
+for ORIGIN in $CORS_ORIGINS; do
+    # shellcheck disable=SC2016 # nginx's own variables
+    case $ORIGIN in
+        '*') CORS_ANY='*' ;;
+        *) CORS_LIST="$CORS_LIST \"$ORIGIN\" \$http_origin;" ;;
+    esac
+    # shellcheck disable=SC2016
+    CORS='add_header Access-Control-Allow-Origin $cors_origin always;
+            add_header Access-Control-Allow-Credentials $cors_credentials always;
+            add_header Access-Control-Expose-Headers "X-Request-ID, Retry-After" always;
+            add_header Vary Origin always;'
+done
+set +f
+
 # --- What can be switched off: its lines in the template become comments.
 IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT=''
 [ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'

@@ -57,6 +57,14 @@ for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
     done
 done
 
+# --- Which slot a client is bound to: the names of the slots never change, and follow.sh moves few of them.
+STICKY_BY='' STICKY_COOKIE=''
+# shellcheck disable=SC2016 # nginx's own variables
+case $STICKY in
+    cookie) STICKY_BY='hash $sticky consistent;' STICKY_COOKIE='add_header Set-Cookie $sticky_cookie always;' ;;
+    address) STICKY_BY='hash $remote_addr consistent;' ;;
+esac
+
 # --- What a browser needs to show nginx's own errors to a page of another origin.
 CORS='' CORS_ANY='' CORS_LIST=''
 set -f # * is no pattern here

@@ -265,6 +265,10 @@ class Settings(BaseModel):
     concurrency_limit: Whole = _setting("nginx", 1024, ge=0, le=65535)
     """Concurrent requests that reach the app, WebSockets included, above it 503; 0: no limit"""
 
+    sticky: Literal["off", "cookie", "address"] = _setting("nginx", "off")
+    """What binds a client to a replica, for applications that keep sessions in a process: a cookie that nginx sets, or
+    the client's address. Needs `MAX_WORKERS=1`; more processes are more replicas"""
+
     # --- Compose
     http_host: Annotated[str, _checked_by(_published_address)] = _setting(
         "compose", "127.0.0.1", "an IP address, IPv6 in brackets"

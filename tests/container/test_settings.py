@@ -38,7 +38,16 @@ THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
 }  # fmt: skip
-ELSEWHERE = {"CORS_ORIGINS", "UNDERSCORES_IN_HEADERS", "HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
+ELSEWHERE = {
+    "STICKY",
+    "CORS_ORIGINS",
+    "UNDERSCORES_IN_HEADERS",
+    "HOST",
+    "PORT",
+    "HTTP_PORT",
+    "APP_MODULE",
+    "CONCURRENCY_LIMIT",
+}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ ONE = {
 TWO = {
     **QUICK, "BIND": "0.0.0.0:8181", "WEB_CONCURRENCY": "3", "BACKLOG": "77", "ERROR_LOG": "/tmp/error.log",
     "MAX_REQUESTS": "10", "MAX_REQUESTS_JITTER": "2", "FORWARDED_ALLOW_IPS": "192.0.2.1",
-    "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo",
+    "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo", "HTTP_HOST": "[::]",
 }  # fmt: skip
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",

@@ -363,3 +363,15 @@ def test_limits_that_are_off() -> None:
         assert server.get("/", "POST", b"x" * (11 * 2**20)).status == 200
         conf = (server.run / "nginx.conf").read_text()
         assert not re.search(r"(?m)^ *limit_(req|conn) ", conf)
+
+
+def test_idle_websockets_outlive_the_time_limit_of_requests() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(GRACEFUL_TIMEOUT="7", REQUEST_TIMEOUT="1")
+        with socket.create_connection(server.address, timeout=START) as client:
+            client.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 101")
+            assert server.get("/hang").status == 504, "the limit of a request"
+            client.sendall(b"still here")
+            assert client.recv(1000) == b"still here"

@@ -54,6 +54,31 @@ for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
     done
 done
 
+# --- Which slot a client is bound to: the names of the slots never change, and follow.sh moves few of them.
+STICKY_BY='' STICKY_COOKIE=''
+# shellcheck disable=SC2016 # nginx's own variables
+case $STICKY in
+    cookie) STICKY_BY='hash $sticky consistent;' STICKY_COOKIE='add_header Set-Cookie $sticky_cookie always;' ;;
+    address) STICKY_BY='hash $remote_addr consistent;' ;;
+esac
+
+# --- What a browser needs to show nginx's own errors to a page of another origin.
+CORS='' CORS_ANY='' CORS_LIST=''
+set -f # * is no pattern here
+for ORIGIN in $CORS_ORIGINS; do
+    # shellcheck disable=SC2016 # nginx's own variables
+    case $ORIGIN in
+        '*') CORS_ANY='*' ;;
+        *) CORS_LIST="$CORS_LIST \"$ORIGIN\" \$http_origin;" ;;
+    esac
+    # shellcheck disable=SC2016
+    CORS='add_header Access-Control-Allow-Origin $cors_origin always;
+            add_header Access-Control-Allow-Credentials $cors_credentials always;
+            add_header Access-Control-Expose-Headers "X-Request-ID, Retry-After" always;
+            add_header Vary Origin always;'
+done
+set +f
+
 # --- What can be switched off: its lines in the template become comments.
 IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT=''
 [ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'

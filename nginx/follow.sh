@@ -47,6 +47,26 @@ look() { # sets USABLE to the sockets to use now
     done
 }
 
+keep() { # SOCKET...: leaves each as many of its slots as it may have; sets MISSING to the sockets for the slots in FREE
+    SHARE=$((12 / $#)) MORE=$((12 % $#)) MISSING=''
+    for SOCKET; do
+        LEFT=$SHARE
+        [ "$MORE" = 0 ] || { LEFT=$((LEFT + 1)) MORE=$((MORE - 1)); }
+        REST=''
+        for SLOT in $FREE; do
+            if [ "$LEFT" != 0 ] && [ "$(readlink "$NGINX_RUN_DIR/slots/$SLOT.sock")" = "$SOCKET" ]; then
+                LEFT=$((LEFT - 1))
+            else
+                REST="$REST $SLOT"
+            fi
+        done
+        FREE=$REST
+        while [ "$LEFT" != 0 ]; do
+            MISSING="$MISSING $SOCKET" LEFT=$((LEFT - 1))
+        done
+    done
+}
+
 use() { # SOCKET...: shares the slots out among them, in turn
     # More than there are slots: the newest, as a deploy of many replicas is about to stop the others.
     # shellcheck disable=SC2012,SC2046 # names without spaces, see look
@@ -54,7 +74,10 @@ use() { # SOCKET...: shares the slots out among them, in turn
     say "app sockets in use: ${*:-none}"
     printf '%s\n' "$@" >"$NGINX_RUN_DIR/in-use.new"
     [ $# -gt 0 ] || set -- "$NGINX_RUN_DIR/no-app.sock" # where nginx itself answers 503
-    for SLOT in $SLOTS; do
+    FREE=$SLOTS
+    # shellcheck disable=SC2046,SC2086 # lists of words
+    [ "$STICKY" = off ] || { keep "$@" && set -- $MISSING; }
+    for SLOT in $FREE; do
         # mv replaces in one step; ln -f alone would remove first.
         ln -sf "$1" "$NGINX_RUN_DIR/slot.new" && mv -f "$NGINX_RUN_DIR/slot.new" "$NGINX_RUN_DIR/slots/$SLOT.sock"
         NEXT=$1 && shift && set -- "$@" "$NEXT"

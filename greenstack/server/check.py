@@ -24,7 +24,16 @@ from pydantic import ValidationError
 
 from greenstack.server.capacity import worker_count, workers_that_fit
 from greenstack.server.cgroup import Cgroup
-from greenstack.server.settings import EXIT_MARGIN, Settings, allowed, group, parse_duration, parse_size, read_by_nginx
+from greenstack.server.settings import (
+    EXIT_MARGIN,
+    STACK_BIND,
+    Settings,
+    allowed,
+    group,
+    parse_duration,
+    parse_size,
+    read_by_nginx,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -229,6 +238,10 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
     if settings.rate_limit_burst is not None and not settings.rate_limit:
         yield f"RATE_LIMIT_BURST={settings.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
     workers = settings.max_workers or settings.web_concurrency
+    if settings.sticky != "off" and workers != 1:
+        yield f"STICKY={settings.sticky}: a replica must be one process; set MAX_WORKERS=1, and scale the replicas"
+    if compose and settings.sticky != "off" and not (settings.bind or STACK_BIND).startswith("unix:"):
+        yield f"STICKY={settings.sticky}: needs unix sockets between nginx and the app; leave BIND unset"
     limit = parse_size(settings.memory_limit) if "memory_limit" in in_force else 0
     name = "MAX_WORKERS" if settings.max_workers else "WEB_CONCURRENCY"
     if workers and limit and (line := memory_problem(name, workers, settings.worker_memory, limit)):

@@ -129,6 +129,9 @@ Module = Annotated[
 ]
 UrlPath = Annotated[str, _matching(r"/[!-~]*", "not a path")]
 ServerNames = Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "not a list of host names")]
+Origins = Annotated[
+    str, _matching(r"(\*|https?://[A-Za-z0-9.:\[\]-]+( https?://[A-Za-z0-9.:\[\]-]+)*)", "not a list of origins")
+]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
 SystemPackages = Annotated[str, _matching(r"([a-z0-9][a-z0-9+.:-]*( |$))*", "not a list of packages")]
 TimeZone = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_+/-]*", "not a time zone")]
@@ -241,6 +244,14 @@ class Settings(BaseModel):
     """Proxies in front of nginx (what ends TLS, a load balancer) whose `X-Forwarded-For` and `X-Forwarded-Proto` are
     believed; `host`: this machine; unset: nobody's"""
 
+    cors_origins: Origins | None = _setting("nginx", None, "origins like https://a.example separated by spaces, or *")
+    """Origins whose pages may read nginx's own errors (413, 429, 503, 504 …); unset: none. The application's answers
+    are its own affair"""
+
+    underscores_in_headers: Literal["on", "off"] = _setting("nginx", "off")
+    """Pass headers with an underscore in their name, which nginx drops otherwise; the application must then not take
+    `X_Forwarded_For` for `X-Forwarded-For`, as WSGI does"""
+
     client_keep_alive: Whole = _setting("nginx", 15, ge=1, le=3600)
     """Seconds an idle client connection stays open, and a stop may wait for it; above the idle time of a load balancer
     in front"""
@@ -259,6 +270,10 @@ class Settings(BaseModel):
 
     concurrency_limit: Whole = _setting("nginx", 1024, ge=0, le=65535)
     """Concurrent requests that reach the app, WebSockets included, above it 503; 0: no limit"""
+
+    sticky: Literal["off", "cookie", "address"] = _setting("nginx", "off")
+    """What binds a client to a replica, for applications that keep sessions in a process: a cookie that nginx sets, or
+    the client's address. Needs `MAX_WORKERS=1`; more processes are more replicas"""
 
     # --- Compose
     http_host: Annotated[str, _checked_by(_published_address)] = _setting(

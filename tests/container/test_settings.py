@@ -32,13 +32,22 @@ ONE = {
 TWO = {
     **QUICK, "BIND": "0.0.0.0:8181", "WEB_CONCURRENCY": "3", "BACKLOG": "77", "ERROR_LOG": "/tmp/error.log",
     "MAX_REQUESTS": "10", "MAX_REQUESTS_JITTER": "2", "FORWARDED_ALLOW_IPS": "192.0.2.1",
-    "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo",
+    "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo", "HTTP_HOST": "[::]",
 }  # fmt: skip
 THREE = {
     **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
 }  # fmt: skip
-ELSEWHERE = {"HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT"}
+ELSEWHERE = {
+    "STICKY",
+    "CORS_ORIGINS",
+    "UNDERSCORES_IN_HEADERS",
+    "HOST",
+    "PORT",
+    "HTTP_PORT",
+    "APP_MODULE",
+    "CONCURRENCY_LIMIT",
+}
 
 
 @pytest.fixture(scope="module")

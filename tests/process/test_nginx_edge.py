@@ -1,13 +1,16 @@
 """What nginx does at the edge: routes, headers, errors, limits and the log, asked as a client would."""
 
 import contextlib
+import json
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos.load import until
 from tests.process.nginx_helpers import START, Nginx, needs_nginx, nginx
 
 pytestmark = needs_nginx
@@ -78,7 +81,7 @@ def proxied() -> Iterator[Nginx]:
 
 
 def test_trusted_proxies_speak_for_their_clients(proxied: Nginx) -> None:
-    others = [name for name in FORGED if name not in CHAIN]
+    others = [name for name in FORGED if name not in {*CHAIN, "X_Request_ID"}]
     seen = proxied.seen("/proxied", "GET", b"", **CHAIN, **dict.fromkeys(others, "forged"))
     assert "forged" not in str(seen), "nothing else is believed"
     headers = dict(seen["headers"])
@@ -144,6 +147,59 @@ def test_request_id_is_ours_and_is_returned(edge: Nginx) -> None:
     assert edge.get("/").headers["x-request-id"] != returned
     assert edge.raw(b"GET / HTTP/1.0\r\n\r\n").lower().count(b"x-request-id:") == 1, "the app's own is replaced"
     assert re.fullmatch("[0-9a-f]{32}", edge.get("/readyz").headers["x-request-id"]), "errors have one too"
+
+
+def test_request_id_of_a_trusted_proxy_is_kept(proxied: Nginx) -> None:
+    answer = proxied.get("/", X_Request_ID="00-4bf92f3577b34da6-01")
+    assert answer.headers["x-request-id"] == "00-4bf92f3577b34da6-01"
+    assert b'["x-request-id", "00-4bf92f3577b34da6-01"]' in answer.body
+    assert re.fullmatch("[0-9a-f]{32}", proxied.get("/", X_Request_ID='a b"').headers["x-request-id"]), "no such text"
+
+
+def test_headers_with_underscores_pass_where_asked_for(edge: Nginx) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\napi_key: secret\r\nConnection: close\r\n\r\n"
+    assert b"secret" not in edge.raw(request)
+    with nginx() as server:
+        server.app()
+        server.start(UNDERSCORES_IN_HEADERS="on")
+        assert b'["api_key", "secret"]' in server.raw(request)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "told", "credentials"),
+    [
+        ("https://a.example https://b.example", "https://b.example", "https://b.example", "true"),
+        ("https://a.example", "https://evil.example", None, None),
+        ("*", "https://b.example", "*", None),
+        ("", "https://b.example", None, None),
+    ],
+)
+def test_pages_of_other_origins_may_read_errors(
+    allowed: str, origin: str, told: str | None, credentials: str | None
+) -> None:
+    with nginx() as server:
+        server.start(expect=503, CORS_ORIGINS=allowed)
+        server.app()
+        no_app = server.get("/", Origin=origin)
+        until(lambda: server.get("/").status == 200, START, "the app is used")
+        for answer in (no_app, server.get("/", "POST", b"x" * (10 * 2**20 + 1), Origin=origin)):
+            assert answer.status in (503, 413)
+            assert answer.headers.get("access-control-allow-origin") == told
+            assert answer.headers.get("access-control-allow-credentials") == credentials
+        assert "access-control-allow-origin" not in server.get("/", Origin=origin).headers, "the app's affair"
+
+
+def test_a_request_cut_off_is_logged_as_json() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(GRACEFUL_TIMEOUT="1")
+        with socket.create_connection(server.address, timeout=START) as client:
+            client.sendall(b"POST /cut HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+            server.get("/")
+            server.signal(signal.SIGQUIT)
+            server.wait()
+        lines = [json.loads(line) for line in server.access_log.read_text().splitlines()]
+    assert [line["status"] for line in lines if line["uri"] == "/cut"] == [0]
 
 
 def test_versions_are_not_told(edge: Nginx) -> None:
@@ -307,3 +363,15 @@ def test_limits_that_are_off() -> None:
         assert server.get("/", "POST", b"x" * (11 * 2**20)).status == 200
         conf = (server.run / "nginx.conf").read_text()
         assert not re.search(r"(?m)^ *limit_(req|conn) ", conf)
+
+
+def test_idle_websockets_outlive_the_time_limit_of_requests() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(GRACEFUL_TIMEOUT="7", REQUEST_TIMEOUT="1")
+        with socket.create_connection(server.address, timeout=START) as client:
+            client.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 101")
+            assert server.get("/hang").status == 504, "the limit of a request"
+            client.sendall(b"still here")
+            assert client.recv(1000) == b"still here"

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
@@ -148,6 +149,41 @@ def test_requests_are_shared_out_evenly(server: Nginx) -> None:
     server.start()
     apps = [server.seen("/")["app"] for _ in range(60)]
     assert {apps.count(app.address) for app in server.apps} == {20}
+
+
+def test_a_cookie_binds_a_client_to_an_app(server: Nginx) -> None:
+    server.app("a")
+    server.app("b")
+    server.start(STICKY="cookie")
+    until(uses(server, "a", "b"), START, "both are used")
+
+    def apps(cookies: list[str]) -> list[str]:
+        return [Path(server.seen("/", Cookie=f"greenstack={cookie}")["app"]).stem for cookie in cookies]
+
+    first = server.get("/")
+    given = first.headers["set-cookie"].partition(";")[0].partition("=")[2]
+    assert {*apps([given] * 12)} == {Path(json.loads(first.body)["app"]).stem}, "from the first answer on"
+    assert "set-cookie" not in server.get("/", Cookie=f"greenstack={given}").headers
+    clients = [f"client{number}" for number in range(60)]
+    two = apps(clients)
+    assert {*two} == {"a", "b"}
+    server.app("c")
+    until(uses(server, "a", "b", "c"), START, "the third is used")
+    three = apps(clients)
+    moved = [new for old, new in zip(two, three, strict=True) if new != old]
+    assert {*moved} == {"c"}, "nobody else moves"
+    assert len(moved) < 40, "a third of them, more or less"
+    server.apps.pop().stop()
+    until(uses(server, "a", "b"), START, "two are left")
+    assert [new for old, new in zip(three, apps(clients), strict=True) if old not in ("c", new)] == []
+
+
+def test_an_address_binds_a_client_to_an_app(server: Nginx) -> None:
+    server.app("a")
+    server.app("b")
+    server.start(STICKY="address")
+    until(uses(server, "a", "b"), START, "both are used")
+    assert len({server.seen("/")["app"] for _ in range(24)}) == 1
 
 
 def test_of_more_apps_than_slots_the_newest_are_used(server: Nginx) -> None:

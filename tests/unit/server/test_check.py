@@ -406,3 +406,12 @@ def test_a_time_zone_must_exist() -> None:
     line = "TZ=Mars/Olympus: no such time zone; allowed: a time zone like Europe/Berlin"
     assert check.time_zone_problem("Mars/Olympus") == line
     assert check.time_zone_problem("UTC") is None
+
+
+def test_sticky_needs_replicas_of_one_worker() -> None:
+    line = "STICKY=cookie: a replica must be one process; set MAX_WORKERS=1, and scale the replicas"
+    assert problems({"STICKY": "cookie"}, compose=True) == [line]
+    assert problems({"STICKY": "cookie", "MAX_WORKERS": "1"}, compose=True) == []
+    line = "STICKY=address: needs unix sockets between nginx and the app; leave BIND unset"
+    environ = {"STICKY": "address", "WEB_CONCURRENCY": "1", "BIND": "0.0.0.0:8080"}
+    assert problems(environ, compose=True) == [line]

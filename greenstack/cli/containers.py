@@ -4,10 +4,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from typing_extensions import override
 
-from greenstack.cli import base_images, check_env, docker, rollout
+from greenstack.cli import ROOT, base_images, check_env, docker, rollout
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -30,6 +31,19 @@ def checked(environment: Environment, *, building: bool = True) -> Compose:
     return compose
 
 
+def require_ours(compose: Compose) -> None:
+    """Raise CommandError where the project's containers were made from another checkout, in a folder of that name."""
+    for container in compose.containers():
+        labels = docker.inspect(container.id)["Config"]["Labels"]
+        folder = Path(labels["com.docker.compose.project.working_dir"])
+        if folder.is_dir() and not folder.samefile(ROOT):
+            raise CommandError(
+                f"COMPOSE_PROJECT_NAME={labels['com.docker.compose.project']}: is the stack of {folder}; "
+                "allowed: a name of its own, such as the folder's",
+                status=REFUSED,
+            )
+
+
 def build(compose: Compose) -> None:
     """Build the images; silent unless it fails."""
     with out.status("building the images (a minute or two the first time)"):
@@ -41,6 +55,7 @@ def up(compose: Compose) -> None:
 
     CommandError with the log of what is not healthy; a version that served goes on then.
     """
+    require_ours(compose)
     serving = Containers(compose).running() and any(container.well for container in compose.containers("nginx"))
     if serving:
         _require_networks(compose)
@@ -148,11 +163,14 @@ def _complaint(container: Container) -> list[str]:
 
 def down(environment: Environment) -> None:
     """Stop and remove the stack's containers and networks. Images stay, and volumes of your own."""
-    Compose(environment, {}).quiet("down", "--remove-orphans")
+    compose = Compose(environment, {})
+    require_ours(compose)
+    compose.quiet("down", "--remove-orphans")
 
 
 def deploy(compose: Compose) -> None:
     """Replace the app's containers by ones of a new image and with the settings of now."""
+    require_ours(compose)
     require_nginx(compose)
     build(compose)
     _run_check(compose)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from greenstack.server.settings import Settings, parse_duration
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
 _FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
+FOLLOWER = ROOT / "nginx/follow.sh"
+_FOLLOWER = RUN / "follow.sh"  # as it was when nginx started
 HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
 NGINX_DEADLINE = 10  # s to the first connection
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
@@ -146,14 +149,15 @@ def listen_address(environment: Environment) -> str:
 
 
 def up(environment: Environment) -> None:
-    """Start the stack, or bring the one that runs up to date, and wait until it answers."""
-    if _same_nginx(environment) and daemon.running("app-*"):
-        rollout.replace(Processes(environment))
-        return
+    """Start the stack, or bring the one that runs up to date without loss, and wait until it answers."""
     address = listen_address(environment)
+    if running() and not _ours(address):
+        _require_free(address)  # before anything of the stack that runs is changed for it
+    if daemon.running("app-*") and daemon.running("nginx") and _same_follower():
+        _converge(environment)
+        return
     if running():
-        if not _ours(address):
-            _require_free(address)  # before the stack that runs ends for it
+        say("stopping what runs and starting anew: connections are refused meanwhile")
         down(environment)
     _require_free(address)
     _prepare_folders(address)
@@ -167,6 +171,38 @@ def up(environment: Environment) -> None:
     except BaseException:
         down(environment)
         raise
+
+
+def _converge(environment: Environment) -> None:
+    """Replace the app's processes, new ones first, and let nginx reload its configuration where that is another."""
+    environ = _nginx_environ(environment)
+    if changed := not _same_nginx(environment):
+        with tempfile.TemporaryDirectory() as folder:
+            _render(environ | {"NGINX_RUN_DIR": folder})
+    rollout.replace(Processes(environment))
+    if changed:
+        _render(environ)
+        _reload_nginx(daemon.running("nginx")[0])
+        _remember(environ)
+
+
+def _render(environ: Mapping[str, str]) -> None:
+    """Write nginx's configuration into its folder; CommandError where nginx refuses it."""
+    command = [str(ROOT / "nginx/entrypoint"), "-t"]
+    done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise CommandError(*done.stderr.strip().splitlines(), "nginx goes on as it is", status=REFUSED)
+
+
+def _reload_nginx(nginx: Daemon) -> None:
+    def workers() -> set[int]:
+        titles = {process.pid: " ".join(process.cmdline()).strip() for process in nginx.members()}
+        return {pid for pid, title in titles.items() if title == "nginx: worker process"}  # not "… is shutting down"
+
+    old = workers()
+    nginx.signal(signal.SIGHUP)
+    if not wait_until(lambda: (new := workers()) and not new & old, NGINX_DEADLINE):
+        raise CommandError(*daemon.last_words("nginx"), "nginx goes on with its old settings: its log is above")
 
 
 def _prepare_folders(address: str) -> None:
@@ -189,10 +225,7 @@ def checked(environment: Environment) -> Processes:
     if not daemon.running("nginx"):
         raise CommandError("without nginx in front the app can only be stopped and started: make up")
     if not _same_nginx(environment):
-        raise CommandError(
-            "nginx's settings changed too: `make up` ends all, refuses connections until running requests and idle "
-            "clients are over, and starts anew; nothing is changed"
-        )
+        raise CommandError("nginx's settings changed too: `make up` changes both; nothing is changed")
     return Processes(environment)
 
 
@@ -224,11 +257,22 @@ def _same_nginx(environment: Environment) -> bool:
     return _FINGERPRINT.read_text() == _fingerprint(_nginx_environ(environment))
 
 
+def _same_follower() -> bool:
+    """Return whether the script that watches the sockets for nginx is still the same: it cannot be reloaded."""
+    return _FOLLOWER.exists() and _FOLLOWER.read_bytes() == FOLLOWER.read_bytes()
+
+
+def _remember(environ: Mapping[str, str]) -> None:
+    _FINGERPRINT.write_text(_fingerprint(environ))
+    _ADDRESS.write_text(environ["NGINX_LISTEN"])
+
+
 def _start_nginx(environment: Environment) -> None:
     address = listen_address(environment)
     environ = _nginx_environ(environment)
     nginx = daemon.start("nginx", [str(ROOT / "nginx/entrypoint")], environ)
-    _FINGERPRINT.write_text(_fingerprint(environ))
+    _remember(environ)
+    _FOLLOWER.write_bytes(FOLLOWER.read_bytes())
     wait_until(lambda: _answers(address) or not nginx.alive, NGINX_DEADLINE)
     if not _answers(address) or not nginx.alive:
         raise CommandError(

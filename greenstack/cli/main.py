@@ -157,7 +157,9 @@ def _replicas(chosen: Environment) -> rollout.Replicas:
     if local.running():
         return local.Processes(chosen)
     _require_engine()
-    return containers.Containers(Compose(chosen, {}))
+    compose = Compose(chosen, {})
+    containers.require_ours(compose)
+    return containers.Containers(compose)
 
 
 def _require_engine() -> None:

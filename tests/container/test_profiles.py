@@ -61,6 +61,35 @@ def test_prod(start: Start, project: Path) -> None:
     assert len(lines) > 3
 
 
+def test_two_checkouts_are_two_stacks(project: Path, tmp_path: Path) -> None:
+    second = tmp_path / "Second Checkout"
+    second.mkdir()
+    shutil.copy(project / "compose.yaml", second)
+    command = ["docker", "compose", "config", "--format", "json"]
+    one, two = (json.loads(run(command, bare_environment(), root).stdout) for root in (project, second))
+    assert two["name"] == "secondcheckout" != one["name"]
+    for service in ("app", "check", "nginx"):
+        image = two["services"][service]["image"]
+        assert image.startswith("secondcheckout-")
+        assert image != one["services"][service]["image"]
+
+
+@pytest.mark.slow
+def test_a_stack_of_another_checkout_is_left_alone(start: Start, project: Path) -> None:
+    stack = start()
+    before = [stack.container(service)["State"]["StartedAt"] for service in ("app", "nginx")]
+    same_name = start(root=project, up=False)
+    same_name.environ["COMPOSE_PROJECT_NAME"] = stack.name
+    for command in (["up"], ["deploy"], ["scale", "2"], ["down"]):
+        said = same_name.command(*command, check=False).splitlines()
+        assert said[-1].startswith(f"COMPOSE_PROJECT_NAME={stack.name}: is the stack of {ROOT}; allowed: "), said
+    same_port = start({"HTTP_PORT": str(stack.port)}, root=project, up=False)
+    said = same_port.command("up", check=False).splitlines()
+    assert said[-1] == f"HTTP_PORT={stack.port}: is in use already; allowed: a free port"
+    assert [stack.container(service)["State"]["StartedAt"] for service in ("app", "nginx")] == before
+    assert stack.get().status_code == 200
+
+
 @pytest.mark.slow
 def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))

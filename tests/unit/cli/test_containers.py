@@ -100,6 +100,7 @@ def test_more_replicas_need_an_nginx_that_fits_them(
     scaled: list[int] = []
     monkeypatch.setattr(local, "running", list)
     monkeypatch.setattr(containers, "checked", lambda _, building: Running(**settings))
+    monkeypatch.setattr(containers, "require_ours", lambda _: None)
     monkeypatch.setattr(docker, "environ", lambda _: {"BIND": "x", "GRACEFUL_TIMEOUT": "60"})
     monkeypatch.setattr(main, "_replicas", lambda _: containers.Containers(cast(Compose, Running())))
     monkeypatch.setattr(containers, "_oldest_first", list)
@@ -119,6 +120,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
 
     monkeypatch.setattr(docker, "output", lambda *words: "true\n" if "name=^x_internal$" in words else "false\n")
     monkeypatch.setattr(containers, "_oldest_first", list)
+    monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
     monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))

@@ -42,6 +42,9 @@ gateway() { # of the default route; the kernel's 010011AC is 172.17.0.1
     HEX=$(awk '$2 $8 == "0000000000000000" && $3 != "00000000" { print $3; exit }' /proc/net/route)
     [ -z "$HEX" ] || echo $((0x$HEX & 255)).$((0x$HEX >> 8 & 255)).$((0x$HEX >> 16 & 255)).$((0x$HEX >> 24))
 }
+# A port alone is that of all addresses, IPv6 ones too where the kernel has them: a network of the engine can be of both.
+IF_BOTH_FAMILIES='#'
+case $NGINX_LISTEN in *[!0-9]*) ;; *) [ ! -e /proc/net/if_inet6 ] || IF_BOTH_FAMILIES='' ;; esac
 REAL_IP_FROM='' PROXIES=''
 for PROXY in $(echo "$TRUSTED_PROXIES" | tr , ' '); do
     if [ "$PROXY" = host ]; then

@@ -179,8 +179,8 @@ def test_pages_of_other_origins_may_read_errors(
 ) -> None:
     with nginx() as server:
         server.start(expect=503, CORS_ORIGINS=allowed)
-        server.app()
         no_app = server.get("/", Origin=origin)
+        server.app()
         until(lambda: server.get("/").status == 200, START, "the app is used")
         for answer in (no_app, server.get("/", "POST", b"x" * (10 * 2**20 + 1), Origin=origin)):
             assert answer.status in (503, 413)

@@ -155,6 +155,23 @@ def test_what_this_nginx_knows_is_used(server: Nginx) -> None:
         assert (directive in text) == knows(directive, server.folder)
 
 
+@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+@pytest.mark.parametrize("server_name", ["", "a.example"])
+def test_a_port_alone_is_listened_on_over_ipv6_too(server: Nginx, server_name: str) -> None:
+    port = server.address[1]
+    server.start(expect=None, NGINX_LISTEN=str(port), SERVER_NAME=server_name)
+    assert server.connects(), "IPv4"
+    with socket.socket(socket.AF_INET6) as client:
+        client.settimeout(START)
+        client.connect(("::1", port))
+        client.sendall(b"GET / HTTP/1.0\r\nHost: other.example\r\n\r\n")
+        try:
+            answer = client.recv(12)
+        except ConnectionResetError:
+            answer = b""
+        assert answer == (b"" if server_name else b"HTTP/1.1 503"), "dropped, or there is no app"
+
+
 def test_tcp(server: Nginx) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

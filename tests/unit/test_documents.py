@@ -61,7 +61,7 @@ READERS = ["compose*.yaml", "Makefile", "loadtest/**/*.py", "benchmarks/**/*.py"
 ELSEWHERE = {
     *("WORKER_ID", "WORKER_SLOT"),  # set by our hooks
     *("COMPOSE_ENV_FILES", "COMPOSE_FILE", "PIP_CERT", "SSL_CERT_FILE", "PYTHON_JIT", "SCHED_BATCH"),  # read by others
-    *("PROFILE", "REPOSITORY", "COPY", "GET", "APP_MODULE_FILE"),
+    *("PROFILE", "REPOSITORY", "COPY", "GET", "APP_MODULE_FILE", "NAME_FILE"),
 }
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from greenstack.cli import ROOT
 from greenstack.cli.console import REFUSED, CommandError, out
 from greenstack.cli.environment import SHELL, Environment
+from greenstack.cli.masking import masked
 from greenstack.server import check
 from greenstack.server.settings import Settings
 
@@ -113,8 +114,15 @@ def _row(table: Table, environment: Environment, name: str, value: str, default:
     # Empty is unset, but for the two logs, where it means none.
     if environment.values.get(name) or (name in environment.values and name in ("ACCESS_LOG", "ERROR_LOG")):
         value, source = environment.values[name], environment.sources[name]
-    value = value.replace("\r", "\\r").replace("\n", "\\n")
+    if name in environment.written and _is_applications(name):
+        source += ", for the application"
+    value = masked(name, value).replace("\r", "\\r").replace("\n", "\\n")
     table.add_row(name, value, source, style="dim" if source == "default" else "bold")
+
+
+def _is_applications(name: str) -> bool:
+    """Return whether the stack only passes this variable on."""
+    return name not in check.NAMES and name not in compose_knobs() and not name.startswith("COMPOSE_")
 
 
 def _unknown(environment: Environment) -> Iterator[str]:
@@ -123,4 +131,4 @@ def _unknown(environment: Environment) -> Iterator[str]:
     for name in environment.written.keys() - known:
         close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
         if close:
-            yield f"{name}={environment.values[name]}: no such setting; did you mean {close[0]}?"
+            yield f"{name}={masked(name, environment.values[name])}: no such setting; did you mean {close[0]}?"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 
+from greenstack.cli.masking import masked
+
 _ASSIGNMENT = re.compile(r"(?:export +)?([A-Za-z_]\w*)([^\S\n]*)=([^\S\n]*)(.*)", re.ASCII | re.DOTALL)
 _QUOTED = re.compile(r"""("|')(?:[^\\]|\\.)*?\1""", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
@@ -88,7 +90,7 @@ def _add(result: EnvFile, binding: Binding, look_up: LookUp, label: str) -> None
     quote = rest[:1] if rest[:1] in ("'", '"') else ""
     if quote and binding.error:
         fault(
-            f"{name}={_first_line(rest)}: the quote does not end, or something follows it; "
+            f"{name}={masked(name, _first_line(rest))}: the quote does not end, or something follows it; "
             f"allowed: {name}={quote}…{quote}"
         )
         return
@@ -96,11 +98,12 @@ def _add(result: EnvFile, binding: Binding, look_up: LookUp, label: str) -> None
     value = quoted[0] if quoted else rest.split(" #", maxsplit=1)[0].rstrip()
     indented = before and not before.endswith("\n")
     if indented or any(spaces) or (value == rest.rstrip() != rest) or (not quote and "\t" in value):
-        fault(f"{name}={_first_line(value)}: stray space; allowed: {name}={_first_line(value)}")
+        shown = f"{name}={masked(name, _first_line(value))}"
+        fault(f"{shown}: stray space; allowed: {shown}")
     try:
         result.values[name] = Assignment(name, _evaluate(value, look_up), number)
     except ValueError as error:
-        fault(f"{name}={_first_line(value)}: {error}")
+        fault(f"{name}={masked(name, _first_line(value))}: {error}")
 
 
 def _first_line(text: str) -> str:

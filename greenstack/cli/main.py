@@ -10,6 +10,7 @@ from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
+from greenstack.cli.masking import masked_yaml
 
 REPLICAS_MAX = 12  # as many slots as nginx has (nginx/derive.sh)
 
@@ -87,7 +88,10 @@ def build(profile: Profile = "") -> None:
 def config(profile: Profile = "") -> None:
     """Print the configuration in force: Compose's, or where there is none Gunicorn's."""
     if docker.has_compose():
-        _become_compose(profile, "config")
+        compose = Compose(_current(profile), {})
+        compose.require_valid()
+        print(masked_yaml(compose.output("config")), end="")
+        return
     _become(sys.executable, "docker/gunicorn_conf.py", environ=_current(profile).values)
 
 

@@ -125,6 +125,19 @@ def test_the_table_has_every_setting_with_its_source(tmp_path: Path, monkeypatch
     assert rows["BIND"] == ["unix:/run/app/{hostname}.sock", "compose.yaml"]
 
 
+def test_the_applications_variables_are_shown_secrets_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(profile(tmp_path, "GREETING=hello\nDB_PASSWORD=abc\nTAG=t\nCOMPOSE_FILE=x\n"), monkeypatch)
+    assert rows["GREETING"] == ["hello", "env/x.env:1,", "for", "the", "application"]
+    assert rows["DB_PASSWORD"][0] == "********"
+    assert rows["TAG"] == ["t", "env/x.env:3"]
+    assert rows["COMPOSE_FILE"] == ["x", "env/x.env:4"]
+
+
+def test_a_dollar_sign_in_a_password_is_a_fault(tmp_path: Path) -> None:
+    (line,) = refusal(profile(tmp_path, "DB_PASSWORD=abc$def\n"))
+    assert line.startswith("env/x.env:1: DB_PASSWORD=********: def is not set; allowed: $$ for a dollar sign")
+
+
 def test_compose_and_the_settings_agree_on_every_default() -> None:
     knobs = check_env.compose_knobs()
     for name, info in NAMES.items():

@@ -81,6 +81,13 @@ CONTESTANTS = (
     Contestant("raw", "raw ASGI application on our worker", ("raw",), answers=HELLO),
     Contestant("no-socket", "this stack on TCP", variables={"BIND": TCP}, variant=True),
     Contestant("no-preload", "this stack without preload", variables={"PRELOAD_APP": "false"}, variant=True),
+    Contestant(
+        "app-log", "this stack, a log line a request", ("choices",), {"APP_MODULE": "choices:logging_app"}, variant=True
+    ),
+    Contestant(
+        "collector", "this stack, collecting rarely", ("choices",), {"APP_MODULE": "choices:rarely_collecting"},
+        variant=True,
+    ),
     Contestant("two-logs", "this stack with the app's access log", variables={"ACCESS_LOG": "-"}, variant=True),
 )  # fmt: skip
 

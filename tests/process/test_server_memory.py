@@ -55,7 +55,8 @@ def test_bodies_in_reference_cycles_are_collected_as_soon_as_in_stock_uvicorn(st
         return int(psutil.Process(worker).memory_info().rss) - before
 
     stock = growth(GUNICORN_CMD_ARGS="--worker-class uvicorn_worker.UvicornWorker")
-    assert growth() < max(1.2 * stock, 50 * MEGABYTE)
+    # Both rise and fall by some 50 MB from one collection to the next; without them it is all that was sent, 400.
+    assert growth() < stock + 75 * MEGABYTE
 
 
 def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Path) -> None:

@@ -21,6 +21,8 @@ compile --generate-hashes -c "$all" -o requirements/server.txt pyproject.toml
 for group in $groups; do
     compile --generate-hashes -c "$all" -o "requirements/$group.txt" --group "$group"
 done
-# The contestants of `make bench` live in an image of their own, with its Python.
-"$uv" pip compile --quiet --universal --python-version 3.14 --no-header --no-annotate --no-emit-index-url \
-    --generate-hashes -c "$all" -o benchmarks/requirements.txt benchmarks/requirements.in
+# The contestants of `make bench`, and the applications of the tests, live in images of their own, with their Python.
+for folder in benchmarks tests/apps; do
+    "$uv" pip compile --quiet --universal --python-version 3.14 --no-header --no-annotate --no-emit-index-url \
+        --generate-hashes -c "$all" -o "$folder/requirements.txt" "$folder/requirements.in"
+done

@@ -1,15 +1,15 @@
 """A list of notes in a database."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException
-from pydantic import BaseModel, Field
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.database import Note, create_tables, engine, sessions
+from app import files, live, notes
+from app.database import create_tables, engine
+from app.login import Login
 
 
 @asynccontextmanager
@@ -21,43 +21,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="Notes", lifespan=lifespan)
-
-
-async def session() -> AsyncIterator[AsyncSession]:
-    """Lend each request a session of its own."""
-    async with sessions() as own:
-        yield own
-
-
-Session = Annotated[AsyncSession, Depends(session)]
-
-
-class Text(BaseModel):
-    """What a client sends."""
-
-    text: Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-@app.post("/notes", status_code=201)
-async def add_note(body: Text, session: Session) -> dict[str, int]:
-    """Save a note; return its number."""
-    note = Note(text=body.text)
-    session.add(note)
-    await session.commit()
-    return {"id": note.id}
-
-
-@app.get("/notes")
-async def list_notes(session: Session) -> list[dict[str, int | str]]:
-    """Return the ten newest notes."""
-    newest = await session.scalars(select(Note).order_by(Note.id.desc()).limit(10))
-    return [{"id": note.id, "text": note.text} for note in newest]
-
-
-@app.get("/notes/{note_id}")
-async def read_note(note_id: int, session: Session) -> dict[str, int | str]:
-    """Return one note."""
-    note = await session.get(Note, note_id)
-    if note is None:
-        raise HTTPException(404)
-    return {"id": note.id, "text": note.text}
+app.include_router(notes.router, prefix="/notes")
+app.include_router(files.router, prefix="/files")
+app.include_router(live.router, prefix="/live")
+# The last one added is the first one asked.
+app.add_middleware(Login, tokens_file=os.environ.get("TOKENS_FILE"))
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=os.environ.get("ALLOWED_HOSTS", "*").split(","))

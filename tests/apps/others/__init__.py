@@ -1,0 +1,1 @@
+"""Applications of other people, as their documentation sets them up."""

@@ -27,7 +27,8 @@ from tests.container.conftest import QUICK
 from tests.support.compose import ROOT, Stack, docker
 from tests.support.wait import until
 
-pytestmark = pytest.mark.slow
+# The first test builds an image with everybody's packages in it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 APPS = ROOT / "tests/apps"
 HOST = "notes.example"
 ADMIN, ANN = ({"Host": HOST, "Authorization": f"Bearer {token}"} for token in ("admins-own", "anns-own"))
@@ -68,12 +69,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(project: Path, built: dict[str, str]) -> dict[str, str]:
     """The images with the applications in them; the variables that choose them."""
-    tag = f"{built['TAG']}-apps"
-    choice = {**built, "TAG": tag, "DB_IMAGE": "postgres:18"}
+    choice = {**built, "APP_IMAGE": "ct-applications", "DB_IMAGE": "postgres:18"}
     if built["PYTHON_IMAGE"].startswith("greenstack/"):  # no registry
-        choice["DB_IMAGE"] = f"ct-postgres:{tag}"
+        choice["DB_IMAGE"] = f"ct-postgres:{built['TAG']}"
         docker("build", "--quiet", "--tag", choice["DB_IMAGE"], str(APPS / "notes/postgres"))
-    Stack(f"{tag}-build", choice, project).compose("build")
+    Stack(f"{built['TAG']}-applications", choice, project).compose("build", "app")
     return choice
 
 
@@ -216,18 +216,18 @@ def test_a_database_that_restarts_harms_nobody_afterwards(notes: Stack) -> None:
 
 @pytest.fixture
 def other(request: pytest.FixtureRequest, start: Start, project: Path, images: dict[str, str]) -> Stack:
-    """One of other people's applications in production."""
-    settings = {**QUICK, "MAX_WORKERS": "2", **request.param}
-    return start(settings, images=images, root=project, env_files=("env/prod.env",))
+    """One of other people's applications in production; two processes serve it."""
+    name, settings, *arguments = request.param
+    settings = {**QUICK, "APP_MODULE": f"app.others.{name}:app", **settings}
+    return start(settings, *arguments, images=images, root=project, env_files=("env/prod.env",))
 
 
-def module(name: str, **settings: str) -> pytest.MarkDecorator:
-    """Return the mark that makes `other` an application of tests/apps/others."""
-    setting = {"APP_MODULE": f"app.others.{name}:app", **settings}
-    return pytest.mark.parametrize("other", [setting], indirect=True, ids=[name])
+def module(name: str, settings: dict[str, str], *arguments: str) -> pytest.MarkDecorator:
+    """Return the mark that makes `other` an application of tests/apps/others, `arguments` of Compose."""
+    return pytest.mark.parametrize("other", [(name, settings, *arguments)], indirect=True, ids=[name])
 
 
-@module("tables")
+@module("tables", {"MAX_WORKERS": "2"})
 def test_datasette(other: Stack) -> None:
     query = {"sql": "select 6 * 7 as answer", "_shape": "array"}
     assert other.get("/_memory.json", params=query).json() == [{"answer": 42}]
@@ -237,7 +237,7 @@ def test_datasette(other: Stack) -> None:
     assert other.get(style).headers["content-type"] == "text/css"
 
 
-@module("tiles")
+@module("tiles", {"MAX_WORKERS": "2"})
 def test_titiler(other: Stack) -> None:
     raster = {"url": "/tmp/world.tif"}  # noqa: S108 - in the container
     tile = other.get("/tiles/WebMercatorQuad/0/0/0.png", params=raster)
@@ -248,7 +248,7 @@ def test_titiler(other: Stack) -> None:
     assert other.get("/info", params={"url": "/nowhere.tif"}).status_code == 500
 
 
-@module("events")
+@module("events", {"MAX_WORKERS": "2"})
 def test_an_endless_stream_of_sse_starlette(other: Stack) -> None:
     with events(other, "/events", {}) as lines:
         data = (line for line in lines if line.startswith("data"))
@@ -271,7 +271,7 @@ def call(stack: Stack, method: str, session: str | None = None, **params: Any) -
     return stack.client.post("/mcp", json=message, headers=headers | ({"Mcp-Session-Id": session} if session else {}))
 
 
-@module("tools", MAX_WORKERS="1")
+@module("tools", {"MAX_WORKERS": "1", "STICKY": "address"}, "--scale", "app=2")
 def test_sessions_of_an_mcp_server(other: Stack) -> None:
     client = {"name": "test", "version": "1"}
     opened = call(other, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client)

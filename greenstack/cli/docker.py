@@ -76,7 +76,7 @@ def has_image(name: str) -> bool:
 
 
 def last_words(name: str, count: int = 20) -> list[str]:
-    """Return the last `count` lines of a container's log."""
+    """Return the last `count` lines of a container's log, and what its health check said last if that failed."""
     done = subprocess.run(
         ["docker", "logs", f"--tail={count}", name],
         check=False,
@@ -84,7 +84,9 @@ def last_words(name: str, count: int = 20) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    return done.stdout.rstrip().splitlines()
+    checks = inspect(name)["State"].get("Health", {}).get("Log") or []
+    last = [f"its health check said last: {check['Output'].strip()}" for check in checks[-1:] if check["ExitCode"]]
+    return [*done.stdout.rstrip().splitlines(), *last]
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,13 @@ class Processes(rollout.Replicas):
 
     @override
     def log(self, name: str) -> list[str]:
-        return daemon.last_words(name)
+        return [*daemon.last_words(name), *(self._answer(name) for _ in daemon.running(name))]
+
+    def _answer(self, name: str) -> str:
+        try:
+            return f"its health check was answered with {healthcheck.status(self.address(name))}"
+        except OSError as error:
+            return f"its health check was not answered: {error}"
 
 
 def listen_address(environment: Environment) -> str:

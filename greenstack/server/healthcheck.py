@@ -32,6 +32,7 @@ if __name__ == "__main__":
     environ = os.environ
     bind = environ.get("BIND") or f"{environ.get('HOST') or '0.0.0.0'}:{environ.get('PORT') or '8080'}"  # noqa: S104
     try:
-        sys.exit(0 if status(bind) in (200, 404) else 1)
+        answer = status(bind)
+        sys.exit(0 if answer in (200, 404) else f"{bind}: GET /readyz was answered with {answer}")
     except OSError as error:
         sys.exit(f"{bind}: {error}")

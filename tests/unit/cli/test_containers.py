@@ -136,3 +136,13 @@ def test_a_replica_count_out_of_bounds_is_refused(number: str) -> None:
         main.scale(number)
     assert refused.value.lines == (f"N={number}: not a number of replicas; allowed: 1 to 12",)
     assert refused.value.status == 2
+
+
+@pytest.mark.parametrize(("status", "last"), [(1, ["its health check said last: answered with 503"]), (0, [])])
+def test_a_failing_health_checks_last_answer_is_told(
+    monkeypatch: pytest.MonkeyPatch, status: int, last: list[str]
+) -> None:
+    checks = [{"ExitCode": 1, "Output": "older"}, {"ExitCode": status, "Output": "answered with 503\n"}]
+    monkeypatch.setattr(docker, "inspect", lambda _: {"State": {"Health": {"Log": checks}}})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "a line\n"))
+    assert docker.last_words("x") == ["a line", *last]

@@ -4,7 +4,8 @@
 # means that slots, the servers of nginx's upstream block, are links to it. A link changes under running nginx
 # processes, so there is no reload, in which idle clients or WebSockets could be lost. docs/operations.md has more.
 #
-# Files: in-use lists the sockets that every request goes to from now on; answers/ remembers what each one said.
+# Files: in-use lists the sockets that every request goes to from now on; ready is there while all slots lead to an app;
+# answers/ remembers what each one said.
 
 ask() { # SOCKET FORMER-ANSWER: leaves ready, doubtful, refused or waiting in answers/
     CODE=$(curl -s -o /dev/null -m 1 -w '%{http_code}' --unix-socket "$1" http://app/readyz) && STATUS=0 || STATUS=$?
@@ -73,7 +74,9 @@ use() { # SOCKET...: shares the slots out among them, in turn
     [ $# -le 12 ] || set -- $(ls -t "$@" 2>/dev/null | head -n 12)
     say "app sockets in use: ${*:-none}"
     printf '%s\n' "$@" >"$NGINX_RUN_DIR/in-use.new"
-    [ $# -gt 0 ] || set -- "$NGINX_RUN_DIR/no-app.sock" # where nginx itself answers 503
+    # Nobody may take nginx for healthy while some slots still lead to no app.
+    if [ $# -gt 0 ]; then READY=1; else READY='' && rm -f "$NGINX_RUN_DIR/ready"; fi
+    [ -n "$READY" ] || set -- "$NGINX_RUN_DIR/no-app.sock" # where nginx itself answers 503
     FREE=$SLOTS
     # shellcheck disable=SC2046,SC2086 # lists of words
     [ "$STICKY" = off ] || { keep "$@" && set -- $MISSING; }
@@ -83,6 +86,7 @@ use() { # SOCKET...: shares the slots out among them, in turn
         NEXT=$1 && shift && set -- "$@" "$NEXT"
     done
     mv -f "$NGINX_RUN_DIR/in-use.new" "$NGINX_RUN_DIR/in-use"
+    [ -z "$READY" ] || : >"$NGINX_RUN_DIR/ready"
 }
 
 follow() {

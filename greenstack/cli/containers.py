@@ -206,14 +206,14 @@ def _nginx_changes(compose: Compose, *names: str) -> list[str]:
 
 
 def _is_old(compose: Compose, service: str) -> bool:
-    """Return whether a container of `service` has another image or other settings than a new one would get."""
-    image = docker.output("image", "inspect", "--format", "{{.Id}}", compose.services()[service]["image"]).strip()
-    config_hash = compose.output("config", "--hash", service).split()[-1]
-    states = [docker.inspect(container.name) for container in compose.containers(service)]
-    return any(
-        state["Image"] != image or state["Config"]["Labels"]["com.docker.compose.config-hash"] != config_hash
-        for state in states
+    """Return whether Compose would replace a container of `service` for another image or other settings."""
+    # Asked for what it would do, because `config --hash` leaves the env files out, and containers' labels do not.
+    done = compose.run(
+        "--progress", "plain", "--dry-run", "up", "--detach", "--no-build", "--no-deps", "--quiet-pull", service
     )
+    if done.returncode:
+        raise CommandError(*done.stderr.strip().splitlines())
+    return " Recreate" in done.stdout + done.stderr
 
 
 @dataclass(frozen=True)

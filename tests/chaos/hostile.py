@@ -175,14 +175,14 @@ def _syntax() -> Iterator[Case]:
 
 def _too_much() -> Iterator[Case]:
     """Requests beyond the limits."""
-    for name, target in (("URI of 9 KB", "/echo/" + "u" * 9000), ("URI of 70 KB", "/echo/" + "u" * 70000)):
+    for name, target in (("URI of 70 KB", "/echo/" + "u" * 70_000), ("URI of 700 KB", "/echo/" + "u" * 700_000)):
         yield refused(name, f"GET {target} HTTP/1.1", CLOSE, statuses=(414,))
-    yield refused("query of 9 KB", f"GET /echo?{'q' * 9000} HTTP/1.1", CLOSE, statuses=(414,))
+    yield refused("query of 70 KB", f"GET /echo?{'q' * 70_000} HTTP/1.1", CLOSE, statuses=(414,))
     for name, headers in {
-        "header of 9 KB": [f"X: {'h' * 9000}"],
-        "header name of 9 KB": [f"{'h' * 9000}: x"],
-        "cookies of 9 KB": [f"Cookie: a={'c' * 9000}"],
-        "headers of 60 KB in all": [f"X-{number}: {'h' * 6000}" for number in range(10)],
+        "header of 70 KB": [f"X: {'h' * 70_000}"],
+        "header name of 70 KB": [f"{'h' * 70_000}: x"],
+        "cookies of 70 KB": [f"Cookie: a={'c' * 70_000}"],
+        "headers of 300 KB in all": [f"X-{number}: {'h' * 60_000}" for number in range(5)],
     }.items():
         yield refused(name, GET, *headers, CLOSE, statuses=(400, 431))
     in_force = Newer((1, 29, 8), frozenset({431}), "max_headers is in force")

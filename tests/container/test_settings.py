@@ -18,7 +18,7 @@ from tests.container.conftest import QUICK
 from tests.support.compose import Stack, docker
 from tests.support.wait import until
 
-# Sockets; a short GRACEFUL_TIMEOUT gives nginx 2 s to wait for an answer.
+# Sockets.
 ONE = {
     "KEEP_ALIVE": "1", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s", "TIMEOUT": "2", "MAX_WORKERS": "2",
     "BACKLOG": "77", "GUNICORN_CMD_ARGS": "--backlog 78", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
@@ -26,7 +26,7 @@ ONE = {
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
     "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m", "NETWORK_INTERNAL": "true",
-    "START_TIMEOUT": "241", "SYSTEM_PACKAGES": "libmagic1",
+    "START_TIMEOUT": "241", "REQUEST_TIMEOUT": "2", "SYSTEM_PACKAGES": "libmagic1",
 }  # fmt: skip
 # TCP.
 TWO = {
@@ -35,7 +35,8 @@ TWO = {
     "MEMORY_LIMIT": "256m", "CLIENT_MAX_BODY_SIZE": "1g", "TZ": "Asia/Tokyo", "HTTP_HOST": "[::]",
 }  # fmt: skip
 THREE = {
-    **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "LIMIT_CONCURRENCY": "4",
+    **QUICK, "LOG_LEVEL": "warning", "MEMORY_LIMIT": "128m", "WORKER_MEMORY": "60m", "MAX_WORKER_MEMORY": "100m",
+    "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
 }  # fmt: skip
 ELSEWHERE = {
@@ -152,7 +153,7 @@ def test_error_log(two: Stack) -> None:
     assert not [line for line in two.log("app") if "Listening at" in line]
 
 
-def test_graceful_timeout_bounds_nginxs_patience(one: Stack) -> None:
+def test_request_timeout_bounds_nginxs_patience(one: Stack) -> None:
     assert one.get("/slow?seconds=1").status_code == 200
     answer = one.get("/slow?seconds=30")
     assert (answer.status_code, answer.json()) == (504, {"detail": "Gateway Timeout"})
@@ -296,6 +297,6 @@ def test_nginx_is_told_what_follows_from_the_settings(one: Stack) -> None:
     rendered = rendered.partition("location @websocket")[0]  # which has times of its own
     names = "proxy_read_timeout|worker_shutdown_timeout|error_log"
     directives = dict(re.findall(rf"^\s*({names})\s+([^;]+);", rendered, re.M))
-    assert directives == {"proxy_read_timeout": "60s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
+    assert directives == {"proxy_read_timeout": "2s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
     assert "keepalive_timeout 600ms;" in rendered, "0.6 of KEEP_ALIVE"
     assert "keepalive_timeout 2s;" in rendered, "CLIENT_KEEP_ALIVE"

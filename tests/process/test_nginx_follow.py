@@ -294,7 +294,7 @@ def test_what_broke_is_repeated_elsewhere_if_that_is_safe(server: Nginx) -> None
 def test_hung_app_costs_504_and_the_others_nothing(server: Nginx) -> None:
     server.app("a")
     server.app("b")
-    server.start(GRACEFUL_TIMEOUT="8")  # s; so nginx waits for 2
+    server.start(REQUEST_TIMEOUT="2")
     with Load(server.address, rate=20, make=lambda number: Request("GET", f"/{number}")) as load:
         start = time.monotonic()
         answer = server.get("/hang")

@@ -67,7 +67,7 @@ def up(compose: Compose) -> None:
         say("starting")
     # As many replicas as there are; without the option Compose would go back to one.
     scale = f"--scale=app={len(Containers(compose).running()) or 1}"
-    limit = f"--wait-timeout={rollout.READY_DEADLINE}"
+    limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
     done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
     if done.returncode:
         raise why(compose, done.stderr)

@@ -10,7 +10,6 @@ from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.wait import wait_until
 from greenstack.server.settings import Settings
 
-READY_DEADLINE = 180  # s; an application that is not ready by then is taken for broken
 POLL = 0.2  # s; each look runs a docker command or two
 LISTED_DEADLINE = 15  # s; nginx looks once a second
 
@@ -121,7 +120,8 @@ def reload(replicas: Replicas) -> None:
 
 def _renew(replicas: Replicas, name: str) -> None:
     # The new workers start, then the old ones finish what they do.
-    deadline = READY_DEADLINE + graceful_timeout(replicas.environ(name))
+    environ = replicas.environ(name)
+    deadline = start_timeout(environ) + graceful_timeout(environ)
     before = replicas.workers(name)
     replicas.hang_up(name)
     tried = False
@@ -138,19 +138,28 @@ def _renew(replicas: Replicas, name: str) -> None:
         return bool(now - before) and not now & before
 
     if not wait_until(renewed, deadline, POLL):
-        raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline} s: its log is above")
+        raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline:g} s: its log is above")
 
 
-def graceful_timeout(environ: Mapping[str, str]) -> int:
+def graceful_timeout(environ: Mapping[str, str]) -> float:
     """Return the seconds that a process with `environ` gives running requests when it is to end."""
-    return int(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
+    return float(environ.get("GRACEFUL_TIMEOUT") or Settings.model_fields["graceful_timeout"].default)
+
+
+def start_timeout(environ: Mapping[str, str]) -> float:
+    """Return the seconds after which a process with `environ` that is not ready is given up."""
+    return float(environ.get("START_TIMEOUT") or Settings.model_fields["start_timeout"].default)
 
 
 def _await_ready(replicas: Replicas, names: list[str]) -> None:
     # Each is asked every time, so that one that failed is noticed while another still starts.
-    if not wait_until(lambda: all(list(map(replicas.ready, names))), READY_DEADLINE, POLL):
+    deadline = start_timeout(replicas.environ(names[0]))
+    if not wait_until(lambda: all(list(map(replicas.ready, names))), deadline, POLL):
         name = next(name for name in names if not replicas.ready(name))
-        raise CommandError(*replicas.log(name), f"{name} is not ready after {READY_DEADLINE} s: its log is above")
+        raise CommandError(
+            *replicas.log(name),
+            f"{name} is not ready after START_TIMEOUT={deadline:g} seconds: its log is above",
+        )
 
 
 def _await_listed(replicas: Replicas, names: list[str]) -> None:

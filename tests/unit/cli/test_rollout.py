@@ -40,7 +40,7 @@ class Fake(rollout.Replicas):
 
     @override
     def environ(self, name: str) -> dict[str, str]:
-        return {"GRACEFUL_TIMEOUT": self.graceful_timeout}
+        return {"GRACEFUL_TIMEOUT": self.graceful_timeout, "START_TIMEOUT": "0.1"}
 
     @override
     def workers(self, name: str) -> set[int]:
@@ -66,7 +66,6 @@ class Fake(rollout.Replicas):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "READY_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "LISTED_DEADLINE", 0.1)
     monkeypatch.setattr(rollout, "POLL", 0.01)
 
@@ -82,7 +81,7 @@ def test_new_replicas_serve_before_old_ones_go() -> None:
     ("trouble", "says"),
     [
         ({"broken": "new2"}, "new2 has ended"),
-        ({"slow": "new1"}, "new1 is not ready after 0.1 s: its log is above"),
+        ({"slow": "new1"}, "new1 is not ready after START_TIMEOUT=0.1 seconds: its log is above"),
         ({"unlisted": "new2"}, "new1 is ready, but nginx does not use it"),
         ({"slow": "new1", "broken": "new2"}, "new2 has ended"),
     ],
@@ -154,7 +153,7 @@ def test_a_reload_waits_the_graceful_timeout_too(monkeypatch: pytest.MonkeyPatch
     replicas.graceful_timeout = given
     monkeypatch.setattr(rollout, "wait_until", lambda _, seconds, pause: not waited.append(seconds))
     rollout.reload(replicas)
-    assert waited == [rollout.READY_DEADLINE + seconds]
+    assert waited == [0.1 + seconds]
 
 
 def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

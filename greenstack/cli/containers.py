@@ -15,6 +15,7 @@ from greenstack.cli.environment import Environment
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
+OURS = ("check", "app", "nginx")  # the services of compose.yaml
 UNCHANGED = "nothing is changed: the old version goes on"
 # In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
 LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
@@ -81,6 +82,7 @@ def _converge(compose: Compose) -> None:
         _try_nginx(compose)
         say("nginx has a new image or settings: it is replaced last, and refuses connections for a second then,")
         say("or for as long as a request that began just before takes")
+    _start_new_services(compose)
     if _is_old(compose, "app"):
         say("starting new replicas beside the old ones")
         # Neither version's replicas are reached where the other's nginx looks for them.
@@ -88,6 +90,16 @@ def _converge(compose: Compose) -> None:
         rollout.replace(Containers(compose), (lambda: _replace_nginx(compose)) if moved else None)
     if nginx and _is_old(compose, "nginx"):
         _replace_nginx(compose)
+
+
+def _start_new_services(compose: Compose) -> None:
+    """Start what the Compose files did not have before: the new version of the app may need its database at once."""
+    if names := [name for name in compose.services() if name not in OURS and not compose.containers(name)]:
+        say(f"starting {', '.join(names)}")
+        limit = f"--wait-timeout={rollout.READY_DEADLINE}"
+        done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
+        if done.returncode:
+            raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)
 
 
 def _require_networks(compose: Compose) -> None:

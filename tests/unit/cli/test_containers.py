@@ -75,6 +75,36 @@ def test_else_composes_own_words_are_given(monkeypatch: pytest.MonkeyPatch) -> N
     assert why(monkeypatch, "no space left\n", CHECKED, container("app", "created")).lines == ("no space left",)
 
 
+class Growing(Fake):
+    """A stack that runs, and whose Compose files have a database as well."""
+
+    def __init__(self, *existing: Container) -> None:
+        super().__init__(*existing)
+        self.commands: list[tuple[str, ...]] = []
+
+    def services(self) -> dict[str, Any]:
+        return {"check": {}, "app": {}, "nginx": {}, "db": {}}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self.commands.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+
+@pytest.mark.parametrize(("there", "commands"), [((), 1), ((container("db", "running", "healthy"),), 0)])
+def test_new_services_start_before_new_replicas(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[Container, ...], commands: int
+) -> None:
+    compose = Growing(CHECKED, APP, NGINX, *there)
+    before: list[int] = []
+    monkeypatch.setattr(containers, "_run_check", lambda _: None)
+    monkeypatch.setattr(containers, "_is_old", lambda _, service: service == "app")
+    monkeypatch.setattr(containers, "_nginx_changes", lambda *_: [])
+    monkeypatch.setattr(rollout, "replace", lambda *_: before.append(len(compose.commands)))
+    containers._converge(cast(Compose, compose))
+    assert before == [commands]
+    assert all(command[-1] == "db" and "--wait" in command for command in compose.commands)
+
+
 class Running(Fake):
     """The same, whose nginx has other settings than the present ones."""
 

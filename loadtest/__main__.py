@@ -248,7 +248,7 @@ def _begin(
     words.pop("BASELINE", None)
     new.setup.command = " ".join(["make loadtest", *(f"{name}={shlex.quote(value)}" for name, value in words.items())])
     if old and baseline.repeats(old, new):  # another number of users, other rates would be another load
-        new.pilot, new.rates = old.pilot, old.rates
+        new.setup.users, new.rates = old.setup.users, old.rates
     folder = RESULTS / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     return Experiment(target, new, folder, progress)

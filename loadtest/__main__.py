@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, Validat
 
 from greenstack.cli import ROOT, RUN, check_env, console, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, say
-from loadtest import experiment, report, results
+from loadtest import draft, experiment, report, results
 from loadtest.experiment import Experiment
 from loadtest.report import terminal
 from loadtest.results import Results
@@ -156,6 +156,17 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one for each option
 def report_again(folder: Path) -> None:
     """Write report and summary of FOLDER's results.json anew."""
     report.write(results.read(folder, "FOLDER"), folder if folder.is_dir() else folder.parent)
+
+
+@app.command("scenario")
+def begin_scenario(
+    source: Annotated[str, typer.Option("--from", envvar="FROM", help="openapi, log or a file; both")] = "",
+    profile: Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env; that of the running stack")] = "",
+) -> None:
+    """Begin a scenario from the application's OpenAPI document and nginx's access log."""
+    settings = environment.resolve(environment.current(profile))
+    for line in draft.draft(source.strip(), settings, settings.url.rstrip("/")):
+        say(line)
 
 
 def measure(given: Mapping[str, str]) -> int:

@@ -95,7 +95,15 @@ class Generators:
         self.processes = {log: self._start(log, place) for place, log in enumerate(logs)}
 
     def _start(self, log: Path, place: int) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "loadtest.generator", str(place), str(self.count), str(self.path)]
+        command = [
+            sys.executable,
+            "-m",
+            "loadtest.generator",
+            str(place),
+            str(self.count),
+            str(SCENARIO),
+            str(self.path),
+        ]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

@@ -1,8 +1,8 @@
-"""`python -m loadtest.generator NUMBER OF FILE`: one load generator, which does what its standard input says.
+"""`python -m loadtest.generator NUMBER OF SCENARIO FILE`: one load generator, which does what its standard input says.
 
 A line of JSON is a load to put on, with the arguments of `Driver.start`; an empty line ends it. To FILE goes a record a
-second. Locust runs the users of the scenario; one process does all loads of an experiment, because a
-Locust takes two seconds of CPU to begin.
+second. Locust runs the users of the scenario; one process does all loads of an experiment, because a Locust takes two
+seconds of CPU to begin.
 """
 
 import gc
@@ -20,16 +20,15 @@ from gevent.fileobject import FileObject
 from locust.env import Environment
 from locust.util.load_locustfile import load_locustfile
 
-from loadtest.generator import SCENARIO
-from loadtest.generator.users import Arrivals, Requests, choose_loop, count, recorder
+from loadtest.generator.users import Arrivals, Requests, choose_loop, count, prepared, recorder
 
 
 class Driver:
     """Runs one load after the other."""
 
-    def __init__(self, place: int, generators: int, write: Any) -> None:
+    def __init__(self, place: int, generators: int, scenario: str, write: Any) -> None:
         self.place, self.generators, self.write = place, generators, write
-        self.classes = list(load_locustfile(str(SCENARIO))[0].values())
+        self.classes = list(load_locustfile(scenario)[0].values())
         self.runner: Any = None
         self.recording: Any = None
 
@@ -41,6 +40,9 @@ class Driver:
         choose_loop(environment, self.classes)
         Arrivals.fixed_count = 1
         Requests.numbered = 0
+        for kind in Arrivals.population:
+            if issubclass(kind, Requests):
+                prepared(kind, environment)  # what cannot be sent ends the generator here, and says why
         own = 1 if rate else len(range(self.place, users, self.generators))
         self.runner = environment.create_local_runner()
         gevent.sleep(max(0.0, at - time.time()))
@@ -64,11 +66,11 @@ class Driver:
             self.runner = None
 
 
-def main(place: int, generators: int, path: Path) -> None:
+def main(place: int, generators: int, scenario: str, path: Path) -> None:
     """Do what the standard input says until it ends."""
     locust.runners.CPU_MONITOR_INTERVAL = 3600.0  # the records have its CPU, and better
     with path.open("a", buffering=1) as file:
-        driver = Driver(place, generators, file.write)
+        driver = Driver(place, generators, scenario, file.write)
         gevent.spawn(recorder.measure_lag)
         gevent.spawn(Requests.watch)
         gc.freeze()
@@ -81,5 +83,5 @@ def main(place: int, generators: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
     os._exit(0)

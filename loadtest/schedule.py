@@ -15,7 +15,7 @@ LATENCY_MAX = 60  # s; however slow the application, a run ends
 WARM_UP_MIN = 1  # s; the first second is cut, it holds the ramp
 SETTLING = 5  # s after which a closed loop that has not settled is measured all the same, and marked
 OVERHEAD = 0.8  # s of a visit beside its loads: waking the stack, asking whether it answers, freezing it
-CAPACITY_SHARE = 0.6  # of the time for the closed loop; the rest is for the open one
+CAPACITY_SHARE = 0.75  # of the time for the closed loop; the rest is for the open one
 USERS = 64  # of the closed loop: more only wait longer, once all CPUs are busy
 USERS_PER_WORKER = 4  # at least: some of a worker's requests must wait, or it idles between two answers
 
@@ -50,7 +50,7 @@ class Plan:
 # Three rounds are the fewest with which an interval means something. Quick mode answers in 150 s with four counts, of
 # which starting the stacks takes 20, and taking them down 5.
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan((3, 4), (1, 3), capacity=3, latency=2, shares=(0.45, 0.6, 0.75), seconds=118),
+    "quick": Plan((3, 5), (1, 2), capacity=3, latency=2, shares=(0.45, 0.6, 0.75), seconds=115),
     "full": Plan((5, 8), (3, 5), capacity=10, latency=10, shares=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9), seconds=2400),
 }
 

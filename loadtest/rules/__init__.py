@@ -77,7 +77,7 @@ def held(results: Results) -> dict[int, str]:
 def undecided(results: Results, phase: Phase) -> list[int]:
     """Return the counts to visit again: those that are not certainly worse.
 
-    In the capacity phase not those that are certainly as good, either, but the best while another is compared with it.
+    In the capacity phase not those that are as good, either, but the best ones while another is compared with them.
     """
     evidence = gather(results)
     if evidence.spoiled or len(evidence.capacity) < 2:
@@ -86,8 +86,12 @@ def undecided(results: Results, phase: Phase) -> list[int]:
     alive = [comparison.workers for comparison in comparisons if comparison.standing != "worse"]
     if phase == "latency":
         return alive
-    open_ones = {comparison.workers for comparison in comparisons if comparison.standing == "unclear"}
-    return [workers for workers in alive if workers in open_ones or workers == comparisons[0].best] if open_ones else []
+    doubtful = {comparison.workers for comparison in comparisons if comparison.standing == "unclear"}
+    if not doubtful:
+        return []
+    p99s = {workers: statistics.fmean(rounds.values()) for workers, rounds in evidence.p99[0].items()}
+    references = {comparisons[0].best, min(p99s.keys() & {*alive}, key=lambda workers: p99s[workers], default=0)}
+    return [workers for workers in alive if workers in doubtful | references]
 
 
 def _main_reason(runs: list[Run]) -> tuple[str, str]:

@@ -156,7 +156,10 @@ def _compare_p99(evidence: Evidence, comparisons: Mapping[int, Comparison], alph
     for (comparison, ratio, figures), p_value in zip(tests, p_values, strict=True):
         if comparison.p99 is None or ratio.value > comparison.p99.value:
             comparison.p99 = ratio
-        if p_value < alpha:
+        if p_value >= alpha:
+            if ratio.value > P99_MARGIN and comparison.standing != "worse":
+                comparison.standing = "unclear"
+        else:
             comparison.standing = "worse"
             comparison.reason = f"{comparison.workers} has {ratio.value:.1f} times the p99 ({figures})"
 
@@ -179,6 +182,7 @@ def decide(evidence: Evidence) -> Verdict:
     allowed, notes = _within_limits(good, evidence)
     notes += [f"{workers_text(workers)} did not work: {why}" for workers, why in sorted(evidence.failed.items())]
     unclear = [comparison for comparison in comparisons if comparison.standing == "unclear"]
+    notes += [_doubt(comparison) for comparison in unclear]
     if good and not allowed:
         step = "raise MEMORY_LIMIT or CPUS, as the reason says, or make the application smaller"
         verdict = Verdict("cannot_recommend", 0, notes.pop(0), next_step=step)
@@ -193,7 +197,15 @@ def decide(evidence: Evidence) -> Verdict:
 
 
 def _hidden(comparison: Comparison) -> float:
+    if comparison.workers == comparison.best:
+        return 0.0
     return 1 - comparison.rate.low if comparison.rate else 1.0
+
+
+def _doubt(comparison: Comparison) -> str:
+    rate = f"{100 * (comparison.rate.value - 1):+.0f} % requests/s" if comparison.rate else "the best rate"
+    p99 = f" and {comparison.p99.value:.1f} times the best p99" if comparison.p99 else ""
+    return f"{workers_text(comparison.workers)}: {rate}{p99}, but not for certain"
 
 
 def _scattered(unclear: Sequence[Comparison]) -> Verdict:
@@ -227,9 +239,11 @@ def _within_limits(good: Sequence[int], evidence: Evidence) -> tuple[list[int], 
 def _no_difference(
     evidence: Evidence, comparisons: Sequence[Comparison], allowed: Sequence[int], notes: list[str]
 ) -> Verdict:
-    counts = _and([comparison.workers for comparison in comparisons])
+    counts = _and([comparison.workers for comparison in comparisons if comparison.standing != "unclear"])
     hidden = max((_hidden(comparison) for comparison in comparisons if comparison.rate), default=0.0)
     reason = f"no difference between {counts} workers (noise could hide one of {percent(hidden)})"
+    if len(allowed) == 1:
+        reason = "none is certainly worse"
     keep = evidence.current if evidence.current in allowed else min(allowed)
     reason += f"; keep what you have ({keep})" if keep == evidence.current else f"; {keep} is the smallest"
     notes += _cheaper(evidence, min(allowed), keep)

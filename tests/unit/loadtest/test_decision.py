@@ -80,7 +80,9 @@ def test_p99_within_its_margin_is_no_difference():
     capacity = {1: near(1000), 2: near(1000)}
     assert decide(Evidence(capacity, [{1: near(25), 2: near(20)}])).kind == "no_difference"
     scattered = {1: rounds(20, 90, 30, 15, 60), 2: rounds(20, 25, 18, 30, 22)}
-    assert decide(Evidence(capacity, [scattered])).kind == "no_difference"
+    verdict = decide(Evidence(capacity, [scattered]))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 2), "1 may be worse, so it is not advised"
+    assert any("1 worker: " in note and "times the best p99, but not for certain" in note for note in verdict.notes)
 
 
 def test_p99_of_a_count_with_a_worse_rate_is_no_measure():

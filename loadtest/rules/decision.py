@@ -283,7 +283,7 @@ def _cheaper(evidence: Evidence, smallest: int, kept: int) -> list[str]:
 
 
 def _confidence(evidence: Evidence) -> str:
-    return f"{percent(1 - ALPHA)}, corrected for comparisons and for {evidence.looks} looks at the data"
+    return f"{percent(1 - ALPHA)}, corrected for the comparisons and {evidence.looks} looks at the data"
 
 
 def _and(counts: Sequence[int]) -> str:

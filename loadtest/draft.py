@@ -1,7 +1,7 @@
 """`make scenario`: begins a scenario from the application's OpenAPI document and the access log of nginx.
 
 The document has the routes, the log their mix and rate. Of the log nothing is copied that may be secret: no query, no
-header, and of a path without a known route plain words only. Bodies and logins are marked TODO, for the user to fill in.
+header, and of a path without a known route plain words only. Bodies and logins are marked TODO, to be filled in.
 """
 
 import json

@@ -65,7 +65,7 @@ def test_prod(start: Start, project: Path) -> None:
 def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))
     serves(stack)
-    assert stack.container("app")["HostConfig"]["NanoCpus"] == 300_000_000, "less than the generator can ask for"
+    assert not stack.container("app")["HostConfig"]["NanoCpus"], "the whole machine"
     settings = effective(stack)
     # As in production.
     assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)

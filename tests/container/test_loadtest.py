@@ -25,7 +25,9 @@ def test_it_measures_containers(built: dict[str, str]) -> None:
     assert results["setup"]["target"] == "containers"
     assert results["limits"]["cpus"] is None
     assert {"nginx", "docker", "python (application)"} <= results["versions"].keys()
-    assert {measured["phase"] for measured in results["runs"]} == {"capacity", "latency"}
+    phases = {measured["phase"] for measured in results["runs"]}
+    # On a busy machine no run may count; then there is no capacity to take rates from.
+    assert phases == ({"capacity", "latency"} if results["rates"] else {"capacity"})
     for measured in results["runs"]:
         assert measured["workers_running"] == measured["workers"]
         assert measured["throughput"] > 0

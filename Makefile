@@ -40,9 +40,12 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)
 
 ##@ Measure it
-.PHONY: loadtest loadtest-ui bench chaos
+.PHONY: loadtest loadtest-ui scenario bench chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
 	@.venv/bin/python -m loadtest
+
+scenario: .venv/.loadtest .venv/.cli ## Begin its scenario from your application (FROM=openapi, log or a file)
+	@.venv/bin/python -m loadtest scenario
 
 loadtest-ui: .venv/.loadtest .venv/.cli ## The scenario in Locust's web page
 	@url=$$($(GREENSTACK) url) && .venv/bin/locust -f loadtest/locustfile.py --web-host 127.0.0.1 -H $$url

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, Validat
 
 from greenstack.cli import ROOT, RUN, check_env, console, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, say
-from loadtest import experiment, report, results
+from loadtest import draft, experiment, report, results
 from loadtest.experiment import Experiment
 from loadtest.report import terminal
 from loadtest.results import Results
@@ -158,6 +158,17 @@ def report_again(folder: Path) -> None:
     report.write(results.read(folder, "FOLDER"), folder if folder.is_dir() else folder.parent)
 
 
+@app.command("scenario")
+def begin_scenario(
+    source: Annotated[str, typer.Option("--from", envvar="FROM", help="openapi, log or a file; both")] = "",
+    profile: Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env; that of the running stack")] = "",
+) -> None:
+    """Begin a scenario from the application's OpenAPI document and nginx's access log."""
+    settings = environment.resolve(environment.current(profile))
+    for line in draft.draft(source.strip(), settings, settings.url.rstrip("/")):
+        say(line)
+
+
 def measure(given: Mapping[str, str]) -> int:
     """Make the experiment; return the exit status. CommandError, never of status 1, where it cannot be made."""
     options = read(given)
@@ -248,7 +259,7 @@ def _begin(
     words.pop("BASELINE", None)
     new.setup.command = " ".join(["make loadtest", *(f"{name}={shlex.quote(value)}" for name, value in words.items())])
     if old and baseline.repeats(old, new):  # another number of users, other rates would be another load
-        new.pilot, new.rates = old.pilot, old.rates
+        new.setup.users, new.rates = old.setup.users, old.rates
     folder = RESULTS / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     return Experiment(target, new, folder, progress)

@@ -1,7 +1,7 @@
-"""The experiment: sets up, goes through the schedule, writes down every run, decides."""
+"""The experiment: starts all candidates, visits them round by round, writes down every run, decides."""
 
-import contextlib
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, profiles, resolve
-from loadtest import host, measure, results, rules, schedule
+from loadtest import generator, host, measure, results, rules, schedule
+from loadtest.generator import Generators
 from loadtest.report.terminal import Progress
-from loadtest.results import Limits, Results, Run, Setup
-from loadtest.schedule import Mode, Step
-from loadtest.targets import NotReadyError, Target
+from loadtest.results import Limits, Results, Setup
+from loadtest.schedule import Mode, Phase, Step
+from loadtest.targets import Target
 from loadtest.targets.worker_probe import Snapshot
 
 PROFILE = "loadtest"
@@ -25,17 +26,15 @@ class Experiment:
 
     def __init__(self, target: Target, results: Results, folder: Path, progress: Progress) -> None:
         self.target, self.results, self.folder, self.progress = target, results, folder, progress
-        self.visit: tuple[int, str, int] | None = None  # the (round, phase, count) that the target is up for
+        self.broken: dict[int, CommandError] = {}  # why some counts did not start
 
     def run(self) -> None:
         """Measure everything. Interrupted, the results so far remain and are marked so."""
-        setup = self.results.setup
         try:
-            self._pilot()
-            capacity = schedule.capacity_steps(setup.workers, setup.plan.rounds, setup.seed)
-            self._announce([*capacity, *self._latency_steps(self._expected_rates())])
-            self._phase(capacity)
-            self._phase(self._latency_steps(self._rates()))
+            with generator.running(self.results.setup.generators) as generators:
+                self.progress.stage(f"starting a stack for each of {len(self.results.setup.workers)} counts")
+                self.broken = self.target.start(self.results.setup.workers)
+                self._phases(generators)
             self.results.state = "complete"
         except KeyboardInterrupt:
             self.results.state = "interrupted"
@@ -48,31 +47,55 @@ class Experiment:
         self.results.verdict = rules.verdict(self.results)
         results.write(self.results, self.folder)
 
-    def _pilot(self) -> None:
-        if self.results.pilot:
-            return  # a baseline's
-        self.progress.stage("looking for the concurrency that reaches the capacity")
-        self.results.pilot = measure.pilot(self.target, self._start_most(), self.results, self.progress.records)
+    def _phases(self, generators: Generators) -> None:
+        plan = self.results.setup.plan
+        begin = time.monotonic()
+        self.progress.plan(plan.seconds)
+        self._phase("capacity", [None], plan.rounds, begin + schedule.CAPACITY_SHARE * plan.seconds, generators)
+        if rates := self._rates():
+            self._phase("latency", rates, plan.latency_rounds, begin + plan.seconds, generators)
 
-    def _start_most(self) -> int:
-        """Start as many of the workers to be compared as do start; return their number."""
-        *others, least = sorted(self.results.setup.workers, reverse=True)
-        for workers in others:
-            with contextlib.suppress(NotReadyError):
-                self.target.start(workers)
-                return workers
-        self.target.start(least)
-        return least
+    def _phase(
+        self,
+        phase: Phase,
+        rates: Sequence[float | None],
+        rounds: tuple[int, int],
+        deadline: float,
+        generators: Generators,
+    ) -> None:
+        """Visit the counts that are not decided yet, until all are, or `deadline` (s, monotonic) would be passed.
 
-    def _latency_steps(self, rates: Sequence[float]) -> list[Step]:
+        Decided ones are left out: what is certainly worse, and, once there are two rounds of a phase, what is certainly
+        as good. The best stays, as it is what the others are compared with.
+        """
         setup = self.results.setup
-        if not setup.plan.latency:
-            return []
-        return schedule.latency_steps(setup.workers, setup.plan.rounds, setup.seed, rates)
+        least, most = rounds
+        for number in range(most):
+            counts = rules.undecided(self.results, phase) if number >= least or phase == "latency" else setup.workers
+            needed = schedule.seconds_of_round(counts, rates, setup.plan)
+            decided = len(counts) < min(2, len(setup.workers))
+            if number >= least and (decided or time.monotonic() + needed > deadline):
+                break
+            for workers in schedule.order(counts, number, setup.seed):
+                self._visit([Step(number, phase, workers, rate) for rate in rates], generators)
 
-    def _expected_rates(self) -> list[float]:
-        pilot = self.results.pilot
-        return self.results.rates or schedule.ladder(max(pilot.users.values()) if pilot else 0.0)
+    def _visit(self, steps: Sequence[Step], generators: Generators) -> None:
+        workers = steps[0].workers
+        for step in steps:
+            self.progress.begin(step)
+            try:
+                if workers in self.broken:
+                    raise self.broken[workers]
+                if step is steps[0]:
+                    self.target.resume(workers)
+                run = measure.run(self.target, generators, step, self.results, self.progress.records)
+            except CommandError as failure:
+                run = measure.failed_run(step, failure)
+            self.results.runs.append(run)
+            results.write(self.results, self.folder)
+            self.progress.done(run)
+        if workers not in self.broken:
+            self.target.pause(workers)
 
     def _rates(self) -> list[float]:
         """Return the offered rates, requests/s: a baseline's, or parts of the highest median capacity."""
@@ -80,31 +103,9 @@ class Experiment:
         for run in self.results.counting("capacity"):
             rates[run.workers].append(run.throughput)
         if not self.results.rates and rates:
-            self.results.rates = schedule.ladder(max(map(statistics.median, rates.values())))
+            best = max(map(statistics.median, rates.values()))
+            self.results.rates = schedule.ladder(best, self.results.setup.plan)
         return self.results.rates
-
-    def _announce(self, steps: Sequence[Step]) -> None:
-        needed = schedule.seconds_needed(steps, self.results.setup.plan, self.target.kind)
-        self.progress.plan(len(steps), needed)
-
-    def _phase(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            self.progress.begin(step)
-            run = self._measure(step)
-            self.results.runs.append(run)
-            results.write(self.results, self.folder)
-            self.progress.done(run)
-
-    def _measure(self, step: Step) -> Run:
-        visit = (step.round, step.phase, step.workers)
-        try:
-            if visit != self.visit:
-                self.visit = None
-                self.target.start(step.workers)
-                self.visit = visit
-            return measure.run(self.target, step, self.results, self.progress.records)
-        except CommandError as failure:
-            return measure.failed_run(step, self.results, failure)
 
 
 def begin(  # noqa: PLR0913 - the options
@@ -145,7 +146,8 @@ def begin(  # noqa: PLR0913 - the options
             workers=workers,
             current=current,
             current_is_set=current_is_set,
-            plan=schedule.plan(mode, len(workers), target.kind),
+            users=schedule.users(workers),
+            plan=schedule.PLANS[mode],
             slo_p99_ms=slo_p99_ms,
         ),
     )

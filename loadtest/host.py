@@ -92,26 +92,40 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Others:
-    """What the machine did beside the experiment, as shares of all CPUs, and the busiest of the others."""
+class Use:
+    """What the machine did meanwhile: shares of all CPUs, the CPUs of the stack, and the busiest of the others."""
 
-    share: float
+    ours: float
+    others: float
     steal: float
+    stack: float
     loudest: str
 
 
-def others(before: Usage, after: Usage, roots: Iterable[int]) -> Others:
-    """Compare two readings; `roots` are those of the process trees that belong to the experiment."""
+def compare(before: Usage, after: Usage, stack: Iterable[int], experiment: Iterable[int]) -> Use:
+    """Compare two readings; the roots are those of process trees: of the stack, and of the whole experiment."""
     passed = max(after.passed - before.passed, 1e-6)
-    ours = after.processes.keys() & set(roots)
-    while children := {pid for pid, (_, parent, _) in after.processes.items() if parent in ours} - ours:
-        ours |= children
-    ours |= {pid for pid, (name, _, _) in after.processes.items() if name in ENGINE}
     used = {
         pid: total - before.processes.get(pid, (name, 0, 0.0))[2] for pid, (name, _, total) in after.processes.items()
     }
-    foreign = after.used - before.used - sum(seconds for pid, seconds in used.items() if pid in ours)
+    ours = _below(after, experiment) | {pid for pid, (name, _, _) in after.processes.items() if name in ENGINE}
+    own = sum(used[pid] for pid in ours)
+    foreign = after.used - before.used - own
     loud = max((pid for pid in used if pid not in ours), key=lambda pid: used[pid], default=None)
     # A program that ended meanwhile has no name any more, and then the busiest of the rest is not to blame.
     named = after.processes[loud][0] if loud is not None and used[loud] > 0.3 * foreign > 0 else ""
-    return Others(max(0.0, foreign / passed), (after.stolen - before.stolen) / passed, named)
+    seconds = passed / max(1, psutil.cpu_count() or 1)
+    return Use(
+        ours=own / passed,
+        others=max(0.0, foreign / passed),
+        steal=(after.stolen - before.stolen) / passed,
+        stack=sum(used[pid] for pid in _below(after, stack)) / seconds,
+        loudest=named,
+    )
+
+
+def _below(usage: Usage, roots: Iterable[int]) -> set[int]:
+    tree = usage.processes.keys() & set(roots)
+    while children := {pid for pid, (_, parent, _) in usage.processes.items() if parent in tree} - tree:
+        tree |= children
+    return tree

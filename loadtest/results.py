@@ -4,6 +4,7 @@ It is written whole after every run. `version` grows with every change that brea
 """
 
 import os
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ FILE = "results.json"
 
 State = Literal["valid", "suspect", "invalid"]
 Blame = Literal["generator", "host", "target", ""]
-Standing = Literal["best", "close", "slower", "unclear"]
+Standing = Literal["best", "close", "worse", "unclear"]
 Answer = Literal["recommend", "no_difference", "measured", "cannot_recommend"]
 
 
@@ -56,19 +57,10 @@ class Setup:
     workers: list[int]  # the counts compared; 0: those that run there
     current: int  # the count in force without the experiment; 0: unknown
     current_is_set: bool  # somebody chose it; it is not the default
+    users: int  # of the closed loop
     plan: Plan
     slo_p99_ms: float
     command: str = ""  # what to type to repeat it
-
-
-@dataclass
-class Pilot:
-    """Throughput by concurrency before the experiment: it chooses the users of the closed loop."""
-
-    workers: int
-    users: dict[int, float]  # users → requests/s
-    chosen: int
-    rising: bool  # even the most users tried were not enough to find the capacity
 
 
 @dataclass
@@ -84,7 +76,6 @@ class Finding:
 class Run(Step):
     """One run, what it measured and what is wrong with it. None is unknown."""
 
-    users: int = 0
     started: float = 0.0  # s of the epoch, of the measurement's begin
     elapsed: float = 0.0  # s measured
     settled: bool = False
@@ -92,14 +83,17 @@ class Run(Step):
     answers: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     percentiles: dict[str, float] = field(default_factory=dict)  # ms; only those with enough samples
+    p99s: list[float] = field(default_factory=list)  # ms, window by window
     histogram: str = ""  # HdrHistogram of µs, V2, compressed, base64
     per_second: list[float] = field(default_factory=list)
     generator: Generator = field(default_factory=Generator)
     app_cpu: float | None = None  # CPUs
+    stack_cpu: float | None = None  # CPUs of application and nginx
     throttled: float | None = None  # share of the periods of the CPU quota
     memory: int | None = None  # bytes, PSS of all its processes
     workers_running: int | None = None
     workers_replaced: int = 0
+    ours: float = 0.0  # share of all CPUs, by stack, generators and engine
     others: float | None = None  # share of all CPUs, by programs outside the experiment
     loudest: str = ""  # the one of them that used most
     steal: float | None = None  # share of all CPUs, taken by the hypervisor
@@ -115,6 +109,11 @@ class Run(Step):
     def counts(self) -> bool:
         """Whether it may decide anything."""
         return self.state != "invalid"
+
+    @property
+    def p99(self) -> float | None:
+        """The median over windows (ms): one hiccup of the machine shall not be the application's p99."""
+        return statistics.median(self.p99s) if self.p99s else None
 
     @property
     def errors(self) -> float:
@@ -135,18 +134,20 @@ class Ratio:
     value: float
     low: float
     high: float
-    p_not_close: float  # of "it is at most 1 - MARGIN", small: it is close
     p_not_less: float  # of "it is at least 1", small: it is less
+    p_not_worse: float  # of "it is within the margin", small: it is beyond it
 
 
 @dataclass
 class Comparison:
-    """One worker count beside the best."""
+    """One worker count beside the best: of the rate, and of the p99 (another one may have the best)."""
 
     workers: int
     best: int
     standing: Standing
-    ratio: Ratio | None = None
+    rate: Ratio | None = None
+    p99: Ratio | None = None  # the worst of closed and open loop
+    reason: str = ""  # why it is worse, with its figure
 
 
 @dataclass
@@ -203,9 +204,8 @@ class Results:
     limits: Limits
     shares_cpus: bool  # generator and application run on the same CPUs
     setup: Setup
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     state: Literal["running", "interrupted", "complete"] = "running"
-    pilot: Pilot | None = None
     rates: list[float] = field(default_factory=list)  # offered in the latency phase, requests/s
     runs: list[Run] = field(default_factory=list)
     verdict: Verdict | None = None

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,20 +10,14 @@ Mode = Literal["quick", "full"]
 Kind = Literal["containers", "processes", "url"]
 Phase = Literal["capacity", "latency"]
 
-# Offered rates of the latency phase, as shares of the best capacity: sparse where nothing happens, dense where the knee
-# is. A rate is kept or not, so two steps must not lie further apart than what is to be told (rules.decision.MARGIN).
-LADDER = (0.4, 0.6, 0.75, 0.85, 0.9, 0.95)
-PILOT_USERS = (4, 16, 64, 256)  # of the closed loop; four times the last each, for applications of any kind
-PILOT_SECONDS = 2  # measured for each of them, after the cut first one
-QUICK = 172  # s for all of quick mode; under three minutes, with some seconds for stopping and the report
-BEFORE = 30  # s of them before the first run: starting the stack twice, the pilot
 P99_ANSWERS = 1100  # for a 99th percentile with ten samples beyond it, and some more
 LATENCY_MAX = 60  # s; however slow the application, a run ends
-WARM_UP_MIN = 2  # s; the cut first second and one more
-
-# s that a run costs beside its seconds of load: recreating the app, waiting until it is healthy, starting
-# the generator, stopping both. Measured on 2 cores; only plans and time estimates depend on it.
-OVERHEAD: dict[Kind, float] = {"containers": 5.0, "processes": 4.5, "url": 2.5}
+WARM_UP_MIN = 1  # s; the first second is cut, it holds the ramp
+SETTLING = 5  # s after which a closed loop that has not settled is measured all the same, and marked
+OVERHEAD = 0.8  # s of a visit beside its loads: waking the stack, asking whether it answers, freezing it
+CAPACITY_SHARE = 0.75  # of the time for the closed loop; the rest is for the open one
+USERS = 64  # of the closed loop: more only wait longer, once all CPUs are busy
+USERS_PER_WORKER = 4  # at least: some of a worker's requests must wait, or it idles between two answers
 
 
 @dataclass
@@ -38,58 +32,54 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Seconds each."""
+    """How much is measured."""
 
-    rounds: int
+    rounds: tuple[int, int]  # of the capacity phase: at least, at most
+    latency_rounds: tuple[int, int]
     capacity: int  # s measured in each run of the capacity phase
-    latency: int  # s, of the latency phase; 0: there is none
-    warm_up: int  # s after which an unsettled run is measured all the same (and marked)
-    pilot: tuple[int, ...] = PILOT_USERS
+    latency: int  # s, of the latency phase
+    shares: tuple[float, ...]  # of the best capacity: the offered rates
+    seconds: float  # for all loads; no further round begins that would end later
+
+    @property
+    def looks(self) -> int:
+        """How often the decision is looked at, at most: that is what each look's error rate is divided by."""
+        return sum(most - max(2, least) + 1 for least, most in (self.rounds, self.latency_rounds))
+
+
+# Three rounds are the fewest with which an interval means something. Quick mode answers in 150 s with four counts, of
+# which starting the stacks takes 20, and taking them down 5.
+PLANS: dict[Mode, Plan] = {
+    "quick": Plan((3, 5), (1, 2), capacity=3, latency=2, shares=(0.45, 0.6, 0.75), seconds=115),
+    "full": Plan((5, 8), (3, 5), capacity=10, latency=10, shares=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9), seconds=2400),
+}
 
 
 def candidates(cpus: int, current: int, named: Sequence[int] = ()) -> list[int]:
     """Return the worker counts to compare, ascending: `named`, or what people guess and `current` (0: unknown)."""
-    guesses = (1, cpus, cpus + 1, 2 * cpus, 2 * cpus + 1, current or 1)
+    guesses = (1, cpus, cpus + 1, 2 * cpus + 1, current or 1)
     return sorted(set(named or guesses))
 
 
-def plan(mode: Mode, counts: int, kind: Kind) -> Plan:
-    """Return the plan for so many worker counts. Quick mode ends in under three minutes with up to 4 counts."""
-    if mode == "full":
-        return Plan(rounds=5, capacity=15, latency=10, warm_up=15)
-    rounds = 3  # the fewest with which an interval means something
-    left = (QUICK - BEFORE) / (rounds * counts) - OVERHEAD[kind] - WARM_UP_MIN
-    return Plan(rounds=rounds, capacity=max(3, min(8, int(left))), latency=0, warm_up=5)
+def users(counts: Sequence[int]) -> int:
+    """Return the users of the closed loop: the same for all counts."""
+    return max(USERS, USERS_PER_WORKER * max(counts))
 
 
-def capacity_steps(counts: Sequence[int], rounds: int, seed: int) -> list[Step]:
-    """Return the runs of the capacity phase in order."""
-    return [Step(number, "capacity", workers) for number, workers in _visits(counts, rounds, seed)]
+def order(counts: Sequence[int], number: int, seed: int) -> list[int]:
+    """Return the order of `counts` in round `number`.
+
+    A machine drifts (temperature, neighbours). A round in the opposite direction of the last cancels a steady
+    drift between the two; a new shuffle for each pair keeps neighbours from always being the same.
+    """
+    shuffled = list(counts)
+    random.Random(f"{seed}/{number // 2}").shuffle(shuffled)  # noqa: S311 - repeatable, not secret
+    return shuffled[::-1] if number % 2 else shuffled
 
 
-def latency_steps(counts: Sequence[int], rounds: int, seed: int, rates: Sequence[float]) -> list[Step]:
-    """Return the runs of the latency phase: the same `rates` (requests/s) for all counts."""
-    visits = _visits(counts, rounds, seed + 1)
-    return [Step(number, "latency", workers, rate) for number, workers in visits for rate in rates]
-
-
-def ladder(best: float) -> list[float]:
+def ladder(best: float, plan: Plan) -> list[float]:
     """Return the offered rates for a best capacity of `best` requests/s, three digits each."""
-    return [float(f"{share * best:.3g}") for share in LADDER]
-
-
-def _visits(counts: Sequence[int], rounds: int, seed: int) -> Iterable[tuple[int, int]]:
-    # A machine drifts (temperature, neighbours). A round in the opposite direction of the last cancels a
-    # steady drift between the two; a new shuffle for each pair keeps neighbours from always being the same.
-    rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
-    order = list(counts)
-    for number in range(rounds):
-        if number % 2 == 0:
-            rng.shuffle(order)
-        else:
-            order.reverse()
-        for workers in order:
-            yield number, workers
+    return [float(f"{share * best:.3g}") for share in plan.shares]
 
 
 def seconds_of(step: Step, plan: Plan) -> int:
@@ -99,8 +89,8 @@ def seconds_of(step: Step, plan: Plan) -> int:
     return min(LATENCY_MAX, max(plan.latency, math.ceil(P99_ANSWERS / step.offered)))
 
 
-def seconds_needed(steps: Sequence[Step], plan: Plan, kind: Kind) -> float:
-    """Return about how many seconds `steps` take."""
-    loaded = sum(seconds_of(step, plan) for step in steps)
-    visits = len({(step.round, step.phase, step.workers) for step in steps})
-    return loaded + len(steps) * (WARM_UP_MIN + OVERHEAD["url"]) + visits * (OVERHEAD[kind] - OVERHEAD["url"])
+def seconds_of_round(counts: Sequence[int], rates: Sequence[float | None], plan: Plan) -> float:
+    """Return about how many seconds a round takes that visits each of `counts` at each of `rates`."""
+    steps = [Step(0, "latency" if rate else "capacity", 0, rate) for rate in rates]
+    loads = sum(seconds_of(step, plan) + WARM_UP_MIN + 0.1 for step in steps)
+    return len(counts) * (loads + OVERHEAD)

@@ -1,15 +1,15 @@
-"""The load generators: one Locust or a master with workers, whose records are read while they go on."""
+"""The load generators: processes that run the scenario, whose records are read while they go on."""
 
 import contextlib
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from greenstack.cli import ROOT
@@ -18,10 +18,13 @@ from loadtest.generator import records
 from loadtest.generator.records import Record
 
 SCENARIO = ROOT / "loadtest/locustfile.py"
-POLL = 0.1  # s between two looks at the records
-RUN_TIME_MAX = 600  # s; more than any run takes: a generator whose experiment was killed ends by itself
-BOOT_DEADLINE = 60.0  # s for Locust to send its first request; it takes two unless it is starved
-STOP_DEADLINE = 5.0  # s; what is still in flight after the last measured second is nobody's loss
+POLL = 0.05  # s between two looks at the records
+BOOT_DEADLINE = 60.0  # s for a generator to send its first request; it takes two unless it is starved
+STOP_DEADLINE = 5.0  # s
+AHEAD = 0.05  # s from the order to put a load on until it begins, in all generators at once
+# In compose.yaml nginx has a quarter of the application's weight; so has the generator: 1024 / 1.25^6 (the kernel's
+# sched_prio_to_weight). With more it would interrupt the workers for each answer.
+NICE = 6
 
 Progress = Callable[[list[Record]], None]
 
@@ -35,31 +38,17 @@ class Demand:
     users: int = 1
     rate: float | None = None
 
-    def arguments(self, generators: int) -> list[str]:
-        """Return Locust's options for so many generators."""
-        users = generators if self.rate else max(self.users, generators)
-        options = {
-            "--host": self.url,
-            "--users": users,
-            "--spawn-rate": users,  # all at once; the ramp is not measured
-            "--seed": self.seed,
-            "--rate": self.rate or 0,
-            "--generators": generators,
-            "--run-time": f"{RUN_TIME_MAX}s",
-            "--loglevel": "WARNING",
-        }
-        return ["--only-summary", *(str(word) for pair in options.items() for word in pair)]
-
 
 @dataclass
 class Stream:
-    """The records of generators that run."""
+    """The records of one load."""
 
     path: Path
     generators: int
-    why_ended: Callable[[], str | None]  # why they ended too early; None while they run
+    load: int
+    why_ended: Callable[[], str | None]  # why the generators ended too early; None while they run
+    offset: int  # bytes read so far
     records: list[Record] = field(default_factory=list)
-    offset: int = 0  # bytes read so far
 
     def refresh(self) -> None:
         """Read what has been written since the last time."""
@@ -69,7 +58,9 @@ class Stream:
                 if not line.endswith(b"\n"):
                     break
                 self.offset += len(line)
-                self.records.append(Record.of(line))
+                record = Record.of(line)
+                if record.load == self.load:
+                    self.records.append(record)
 
     @property
     def seconds(self) -> list[int]:
@@ -93,31 +84,90 @@ class Stream:
             progress(self.records)
 
 
-@contextlib.contextmanager
-def running(demand: Demand, count: int = 1) -> Iterator[Stream]:
-    """Run the scenario in `count` generators, processes of this machine, until the block ends."""
-    processes: dict[Path, subprocess.Popen[bytes]] = {}
-    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        path = Path(folder) / "seconds.jsonl"
-        path.touch()
-        command = [sys.executable, "-m", "locust", "-f", str(SCENARIO), "--seconds", str(path)]
+class Generators:
+    """Processes of this machine that carry out the scenario, one load after the other."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.count, self.loads = count, 0
+        self.path = folder / "seconds.jsonl"
+        self.path.touch()
+        logs = [folder / f"{place}.log" for place in range(count)]
+        self.processes = {log: self._start(log, place) for place, log in enumerate(logs)}
+
+    def _start(self, log: Path, place: int) -> "subprocess.Popen[str]":
+        command = [
+            sys.executable,
+            "-m",
+            "loadtest.generator",
+            str(place),
+            str(self.count),
+            str(SCENARIO),
+            str(self.path),
+        ]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,  # Ctrl-C is ours to handle, not the generator's as well
+            )
+        yield_cpu(process.pid)
+        return process
+
+    def _tell(self, line: str) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(BrokenPipeError):  # `why_ended` says why
+                print(line, file=process.stdin, flush=True)
+
+    @contextlib.contextmanager
+    def load(self, demand: Demand) -> Iterator[Stream]:
+        """Put a load on until the block ends."""
+        self.loads += 1
+        order = {**asdict(demand), "rate": demand.rate or 0, "at": time.time() + AHEAD, "load": self.loads}
+        self._tell(json.dumps(order))
         try:
-            for number, role in enumerate(_roles(count)):
-                log = path.with_name(f"{number}.log")
-                processes[log] = _start([*command, *demand.arguments(count), *role], log)
-            yield Stream(path, count, lambda: next(_reasons(processes), None))
+            yield Stream(self.path, self.count, self.loads, self.why_ended, self.path.stat().st_size)
         finally:
-            _stop(list(processes.values()))
+            self._tell("")
+
+    def why_ended(self) -> str | None:
+        """Return why a generator ended; None while all run."""
+        for log, process in self.processes.items():
+            if process.poll() is not None:
+                return f"status {process.returncode}: {last_line(log.read_text(errors='replace'))}"
+        return None
+
+    def stop(self) -> None:
+        """End them all."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(STOP_DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _roles(count: int) -> list[list[str]]:
-    """Return Locust's options of each process: alone, or the master and its workers."""
-    if count == 1:
-        return [["--headless"]]
-    port = free_port()
-    master = [f"--expect-workers={count}", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}"]
-    worker = ["--worker", "--master-host=127.0.0.1", f"--master-port={port}"]
-    return [["--headless", "--master", *master], *[worker] * count]
+def yield_cpu(pid: int) -> None:
+    """Let the application go first: by priority, and among the sessions that the kernel groups (sched(7))."""
+    os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    with contextlib.suppress(OSError):  # a kernel without it
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
+
+
+@contextlib.contextmanager
+def running(count: int = 1) -> Iterator[Generators]:
+    """Run so many generators until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+        generators = Generators(Path(folder), count)
+        try:
+            yield generators
+        finally:
+            generators.stop()
 
 
 def free_port() -> int:
@@ -129,36 +179,3 @@ def free_port() -> int:
 def last_line(text: str) -> str:
     """Return the last line of what a program wrote."""
     return (text.strip().splitlines() or ["it said nothing"])[-1]
-
-
-def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    # A session of its own: Ctrl-C is ours to handle, not the generator's as well. No LOCUST_* of the shell.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _stop(processes: "list[subprocess.Popen[bytes]]") -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-    for process in processes:
-        try:
-            process.wait(STOP_DEADLINE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _reasons(processes: "dict[Path, subprocess.Popen[bytes]]") -> Iterator[str]:
-    for log, process in processes.items():
-        if process.poll() is not None:
-            yield f"status {process.returncode}: {last_line(log.read_text(errors='replace'))}"

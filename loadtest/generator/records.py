@@ -1,17 +1,21 @@
 """What the generators write down, one record a second, and what records add up to."""
 
+import base64
 import json
+import math
 import os
 import socket
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
 
 HIGHEST = 60_000_000  # µs; longer durations are counted as one minute
 DIGITS = 3  # significant ones of a histogram: a tenth of a percent, far below the noise
@@ -21,6 +25,10 @@ SETTLED_SECONDS = 3  # in a row that must agree
 SETTLED_SPREAD = 0.10  # (highest - lowest) / mean; the noise of a second is well below that
 PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 TAIL_MIN = 10  # samples beyond a percentile; with fewer the figure is chance
+WINDOW_MIN = 1000  # answers in a window of which a 99th percentile is taken
+
+
+Durations = NDArray[np.int32]  # µs
 
 
 def histogram(*encoded: str) -> HdrHistogram:
@@ -32,9 +40,23 @@ def histogram(*encoded: str) -> HdrHistogram:
     return total
 
 
-def record_duration(into: HdrHistogram, seconds: float) -> None:
-    """Count one duration."""
-    into.record_value(min(max(1, int(seconds * 1e6)), HIGHEST))
+def histogram_of(durations: Durations) -> HdrHistogram:
+    """Return a histogram of `durations`."""
+    total = HdrHistogram(1, HIGHEST, DIGITS)
+    for value, count in zip(*np.unique(durations, return_counts=True), strict=True):
+        total.record_value(int(value), int(count))
+    return total
+
+
+def pack(seconds: Sequence[float]) -> str:
+    """Return durations as text: base64 of whole µs. That costs the generator far less than a histogram."""
+    microseconds = np.clip(np.asarray(seconds) * 1e6, 1, HIGHEST)
+    return base64.b64encode(microseconds.astype("<i4").tobytes()).decode()
+
+
+def unpack(texts: Iterable[str]) -> Durations:
+    """Return the durations that `pack` made texts of."""
+    return np.frombuffer(b"".join(base64.b64decode(text) for text in texts), "<i4")
 
 
 def encode(latencies: HdrHistogram) -> str:
@@ -66,10 +88,11 @@ class Record:
     lag_p99_ms: float  # how late the event loop wakes up: what all latencies are too high by
     answered: int = 0  # right answers
     failed: dict[str, int] = field(default_factory=dict)  # others by kind
-    latencies: str = ""  # of the right answers, µs
+    latencies: str = ""  # of the right answers, packed
     sent: int = 0  # open loop: arrivals that went out …
     dropped: int = 0  # … and those that did not
-    late: str = ""  # how long after they were due the former went out, µs
+    late: str = ""  # how long after they were due the former went out, packed
+    load: int = 0  # which of the loads of its generator it belongs to
 
     @classmethod
     def of(cls, line: bytes | str) -> Self:
@@ -82,29 +105,25 @@ class Record:
 
 
 class Recorder:
-    """Collects what happens in a second, inside Locust."""
+    """Collects what happens in a second, inside the generator. One append an answer; the rest is done once a second."""
 
     def __init__(self) -> None:
         self.generator = f"{socket.gethostname()}:{os.getpid()}"
-        self.clocks = _clocks()
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
-        self.latencies, self.late = histogram(), histogram()
-        self.failed: Counter[str] = Counter()
+    def clear(self) -> None:
+        """Begin anew."""
+        self.clocks = _clocks()
+        self.latencies: defaultdict[str, list[float]] = defaultdict(list)  # s, of right answers by route
+        self.failed: Counter[tuple[str, str]] = Counter()  # by route and kind
+        self.late: list[float] = []  # s from when an arrival of the open loop was due until it was sent
         self.dropped = 0
         self.lags: list[float] = []
 
-    def answered(self, milliseconds: float, error: str | None) -> None:
-        """Count one answer."""
-        if error is None:
-            record_duration(self.latencies, milliseconds / 1000)
-        else:
-            self.failed[error if error in self.failed or len(self.failed) < KINDS_MAX else "others"] += 1
-
-    def sent(self, late: float) -> None:
-        """Count one arrival of the open loop that was sent `late` seconds after it was due."""
-        record_duration(self.late, late)
+    def failure(self, route: str, kind: str) -> None:
+        """Count a request that failed."""
+        known = (route, kind) in self.failed or len(self.failed) < KINDS_MAX
+        self.failed[route, kind if known else "others"] += 1
 
     def measure_lag(self) -> None:
         """Notice how late the event loop wakes us. Never returns; time.sleep is gevent's by then."""
@@ -113,11 +132,15 @@ class Recorder:
             time.sleep(LAG_SAMPLE)
             self.lags.append(max(0.0, time.monotonic() - due))
 
-    def close_second(self, second: int, users: int) -> Record:
-        """Return the record of `second` and begin the next."""
-        before, self.clocks = self.clocks, _clocks()
-        elapsed, cpu, waited = (round(now - then, 4) for now, then in zip(self.clocks, before, strict=True))
+    def close_second(self, second: int, users: int, load: int) -> Record:
+        """Return the record of `second` of a load and begin the next."""
+        before = self.clocks
+        elapsed, cpu, waited = (round(now - then, 4) for now, then in zip(_clocks(), before, strict=True))
         lags = sorted(self.lags) or [0.0]
+        latencies = [duration for durations in self.latencies.values() for duration in durations]
+        failed: Counter[str] = Counter()
+        for (_, kind), count in self.failed.items():
+            failed[kind] += count
         record = Record(
             second,
             self.generator,
@@ -126,14 +149,15 @@ class Recorder:
             cpu,
             waited,
             lag_p99_ms=round(lags[int(0.99 * (len(lags) - 1))] * 1000, 3),
-            answered=self.latencies.get_total_count(),
-            failed=dict(self.failed),
-            latencies=encode(self.latencies),
-            sent=self.late.get_total_count(),
+            answered=len(latencies),
+            failed=dict(failed),
+            latencies=pack(latencies),
+            sent=len(self.late),
             dropped=self.dropped,
-            late=encode(self.late),
+            late=pack(self.late),
+            load=load,
         )
-        self._clear()
+        self.clear()
         return record
 
 
@@ -157,6 +181,7 @@ class Generator:
     sent: int = 0
     dropped: int = 0
     late_p99_ms: float = 0.0
+    cpu_us: float = 0.0  # µs of CPU a request, all bookkeeping included
 
 
 @dataclass(frozen=True)
@@ -168,6 +193,7 @@ class Load:
     failed: dict[str, int]
     latencies: HdrHistogram
     per_second: list[float]  # right answers/s
+    p99s: list[float]  # ms, of consecutive windows
     generator: Generator
 
     @property
@@ -214,7 +240,9 @@ def measured(records: Iterable[Record], first: int, last: int) -> Load:
     elapsed = {name: max(sum(record.elapsed for record in own), 1e-6) for name, own in by_generator.items()}
     used = {name: sum(record.cpu for record in own) for name, own in by_generator.items()}
     runnable = {name: used[name] + sum(record.waited for record in own) for name, own in by_generator.items()}
-    late = histogram(*(record.late for record in chosen))
+    late = unpack(record.late for record in chosen)
+    answered = sum(record.answered for record in chosen)
+    failed = sum((Counter(record.failed) for record in chosen), Counter())
     generator = Generator(
         count=len(by_generator),
         cpu=max((used[name] / elapsed[name] for name in elapsed), default=0.0),
@@ -224,13 +252,33 @@ def measured(records: Iterable[Record], first: int, last: int) -> Load:
         sent=sum(record.sent for record in chosen),
         dropped=sum(record.dropped for record in chosen),
         # Of all arrivals: latency counts from when they were due, so it has every hiccup of theirs in it.
-        late_p99_ms=late.get_value_at_percentile(99) / 1000 if late.get_total_count() else 0.0,
+        late_p99_ms=float(np.percentile(late, 99)) / 1000 if late.size else 0.0,
+        cpu_us=1e6 * sum(used.values()) / max(1, answered + failed.total()),
     )
     return Load(
         elapsed=max(elapsed.values(), default=0.0),
-        answered=sum(record.answered for record in chosen),
-        failed=dict(sum((Counter(record.failed) for record in chosen), Counter())),
-        latencies=histogram(*(record.latencies for record in chosen)),
+        answered=answered,
+        failed=dict(failed),
+        latencies=histogram_of(unpack(record.latencies for record in chosen)),
         per_second=throughputs(chosen, range(first, last + 1)),
+        p99s=_p99s(chosen, first, last),
         generator=generator,
     )
+
+
+def _p99s(chosen: Sequence[Record], first: int, last: int) -> list[float]:
+    """Return the 99th percentile (ms) of each second, or of as many as it takes to have ten samples beyond it."""
+    windows: list[list[str]] = []
+    count = math.inf  # answers in the last window
+    for second in range(first, last + 1):
+        own = [record for record in chosen if record.second == second]
+        if count >= WINDOW_MIN:
+            windows.append([])
+            count = 0
+        windows[-1] += [record.latencies for record in own]
+        count += sum(record.answered for record in own)
+    if count < WINDOW_MIN and len(windows) > 1:  # the rest belongs to the last whole one
+        rest = windows.pop()
+        windows[-1] += rest
+    durations = [unpack(window) for window in windows]
+    return [float(np.percentile(window, 99)) / 1000 for window in durations if window.size >= WINDOW_MIN]

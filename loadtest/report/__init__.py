@@ -11,9 +11,10 @@ import jinja2
 
 from loadtest import rules
 from loadtest.report import charts
-from loadtest.results import FILE, Comparison, Results, Run, change_text, percent, replace, workers_text
+from loadtest.results import FILE, Comparison, Results, Run, Verdict, change_text, percent, replace, workers_text
 from loadtest.results import write as write_results
-from loadtest.rules.decision import MARGIN
+from loadtest.rules import objective
+from loadtest.rules.decision import MARGIN, P99_MARGIN
 
 FOLDER = Path(__file__).parent
 
@@ -26,6 +27,7 @@ class Row:
     chosen: bool
     current: bool
     throughput: tuple[float, float] | None
+    p99: float | None  # ms, closed loop
     held: float | None  # requests/s within the objective
     comparison: Comparison | None
     latency: dict[str, float]  # ms by percentile, medians
@@ -41,7 +43,7 @@ def rows(results: Results) -> list[Row]:
     verdict, setup = results.verdict or rules.verdict(results), results.setup
     comparisons = {comparison.workers: comparison for comparison in verdict.comparisons}
     memory = rules.memory(results)
-    held = rules.gather(results).capacity if setup.plan.latency else {}
+    held, _ = objective.capacities(results)
     latency: dict[int, list[Run]] = {}
     for run in results.counting("latency"):
         latency.setdefault(run.workers, []).append(run)
@@ -55,6 +57,7 @@ def rows(results: Results) -> list[Row]:
             chosen=bool(verdict.setting) and verdict.workers == workers,
             current=bool(workers) and workers == setup.current,
             throughput=charts.interval([run.throughput for run in good]) if good else None,
+            p99=_median([run.p99 for run in good]),
             held=statistics.fmean(held[workers].values()) if held.get(workers) else None,
             comparison=comparisons.get(workers),
             latency={
@@ -127,13 +130,37 @@ def _context(results: Results, folder: Path) -> dict[str, Any]:
         "rows": table,
         "which": charts.percentile_runs(results)[1],
         "folder": _short(folder),
-        "use": f"cat {_short(folder)}/recommendation.env >> env/prod.local.env && make up PROFILE=prod",
+        "use": command(verdict),
+        "generator": generator_text(results),
         "created": datetime.fromisoformat(results.created).strftime("%-d %B %Y, %H:%M"),
         "begin": min((run.started for run in results.runs), default=0.0),
         "states": {state: sum(run.state == state for run in results.runs) for state in ("valid", "suspect", "invalid")},
         "tiles": _tiles(results, table),
         "margin": MARGIN,
+        "p99_margin": P99_MARGIN,
     }
+
+
+def command(verdict: Verdict) -> str:
+    """Return what puts the answer into service without losing a request; empty where there is none."""
+    return f"echo {verdict.setting} >> env/prod.local.env && make deploy PROFILE=prod" if verdict.setting else ""
+
+
+def generator_text(results: Results) -> str:
+    """Return in words what the load generators cost, and whether they were the limit."""
+    runs = [run for run in results.runs if run.generator.cpu_us]
+    if not runs:
+        return ""
+    closed = [run for run in runs if not run.offered] or runs
+    costs = statistics.median(run.generator.cpu_us for run in closed)
+    text = f"{costs:.0f} µs of CPU a request"
+    if shares := [run.generator.cpu * run.generator.count / run.stack_cpu for run in closed if run.stack_cpu]:
+        cpus = statistics.median(run.stack_cpu or 0.0 for run in closed)
+        text += f", {percent(statistics.median(shares))} of what application and nginx used ({cpus:.2f} CPUs)"
+    if late := [run.generator.late_p99_ms for run in runs if run.offered]:
+        text += f"; arrivals were up to {statistics.median(late):.1f} ms late (p99)"
+    limited = sum(any(finding.blame == "generator" for finding in run.findings) for run in runs)
+    return f"{text}; it limited {limited} of {len(runs)} runs" if limited else f"{text}; it limited no run"
 
 
 def _tiles(results: Results, table: Sequence[Row]) -> dict[str, str]:
@@ -141,9 +168,11 @@ def _tiles(results: Results, table: Sequence[Row]) -> dict[str, str]:
     row = next((row for row in table if row.chosen or results.setup.target == "url"), None)
     tiles = {}
     if row and row.throughput:
-        tiles["requests a second"] = f"{row.throughput[0]:,.0f}"
-    if row and "99" in row.latency:
-        tiles["p99 at capacity"] = f"{row.latency['99']:.0f} ms"
+        tiles["requests a second, at most"] = f"{row.throughput[0]:,.0f}"
+    if row and row.held:
+        tiles[f"within {results.setup.slo_p99_ms:g} ms"] = f"{row.held:,.0f}"
+    if row and row.p99:
+        tiles["p99 at capacity"] = f"{row.p99:.0f} ms"
     if row and row.memory:
         tiles["memory"] = f"{row.memory / 2**20:,.0f} MiB"
     good = sum(run.counts for run in results.runs)

@@ -120,7 +120,7 @@ def throughput(results: Results) -> str:
     runs = [run for run in results.runs if run.phase == "capacity" and run.throughput]
     if not runs:
         return ""
-    counts, rounds = results.setup.workers, results.setup.plan.rounds
+    counts, rounds = results.setup.workers, results.setup.plan.rounds[1]
     highest = max(run.throughput for run in runs)
     with _drawing() as figure:
         axes = figure.add_subplot(xlabel="workers", title="requests a second")
@@ -157,7 +157,7 @@ def _annotate(axes: Axes, text: str, x: float, y: float, **style: Any) -> None:
 
 def rates(results: Results) -> str:
     """p99 by offered rate, one line for each count, the objective drawn."""
-    runs = [run for run in results.counting("latency") if "99" in run.percentiles]
+    runs = [run for run in results.counting("latency") if run.p99]
     if not runs:
         return ""
     by_count: dict[int, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -168,17 +168,17 @@ def rates(results: Results) -> str:
         axes = figure.add_subplot(xlabel="requests offered a second", title="p99, ms")
         for workers, by_rate in sorted(by_count.items()):
             colour, marker = _colour(results, workers), MARKERS[_index(results, workers) % len(MARKERS)]
-            middle = {rate: _median(by_rate[rate], lambda run: run.percentiles["99"]) for rate in sorted(by_rate)}
+            middle = {rate: _median(by_rate[rate], lambda run: run.p99 or 0.0) for rate in sorted(by_rate)}
             style: Any = {"color": colour, "label": workers_text(workers), "linewidth": _width(results, workers)}
             axes.plot(list(middle), list(middle.values()), **style)
             for rate, value in middle.items():
                 held = _median(by_rate[rate], lambda run: run.throughput) >= HELD * rate
                 axes.plot(rate, value, marker, color=colour, markersize=7, markerfacecolor=colour if held else SURFACE)
-                axes.plot([rate] * len(by_rate[rate]), [r.percentiles["99"] for r in by_rate[rate]], ".", color=colour)
+                axes.plot([rate] * len(by_rate[rate]), [run.p99 or 0.0 for run in by_rate[rate]], ".", color=colour)
         axes.axhline(goal, color=ALERT, linewidth=1.5, linestyle=DASHED)
         left = min(run.offered or 0.0 for run in runs)
         axes.annotate(f"objective {goal:g} ms", (left, goal), xytext=(0, 4), textcoords="offset points", color=ALERT)
-        _logarithmic(axes, [goal, *(run.percentiles["99"] for run in runs)])
+        _logarithmic(axes, [goal, *((run.p99 or 0.0) for run in runs)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.locator_params(axis="x", nbins=5)
         figure.legend(loc="outside lower center", ncols=3)

@@ -11,7 +11,7 @@ from rich.text import Text
 from loadtest import report
 from loadtest.generator import records
 from loadtest.generator.records import Record
-from loadtest.results import Comparison, Results, Run, change_text, workers_text
+from loadtest.results import Comparison, Ratio, Results, Run, change_text, workers_text
 from loadtest.schedule import Step
 
 SHOWN = 3  # s that the live figures hold for; a single one has too few answers for a p99 of a slow application
@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.status = console.status("")  # shows nothing where there is no terminal
-        self.runs = self.number = 0
+        self.number = 0
         self.title = ""
         self.end = 0.0
 
@@ -42,15 +42,15 @@ class Progress:
         if not self.console.is_terminal:
             self.console.print(text)
 
-    def plan(self, runs: int, seconds: float) -> None:
-        """Take in how many runs are to come, and about how long they take."""
-        self.runs, self.end = runs, time.monotonic() + seconds
-        self.console.print(f"{runs} runs, about {_time(seconds)}")
+    def plan(self, seconds: float) -> None:
+        """Take in how long all runs take at most."""
+        self.end = time.monotonic() + seconds
+        self.console.print(f"measuring for {_time(seconds)} at most")
 
     def begin(self, step: Step) -> None:
         """Show the run."""
         self.number += 1
-        self.title = f"run {self.number} of {self.runs}, about {_time(self.end - time.monotonic())} left: {_name(step)}"
+        self.title = f"run {self.number}, at most {_time(self.end - time.monotonic())} left: {_name(step)}"
         self.status.update(self.title)
 
     def records(self, recorded: Sequence[Record]) -> None:
@@ -58,7 +58,7 @@ class Progress:
         done = records.complete(recorded, len({record.generator for record in recorded}))
         if done:
             load = records.measured(recorded, done[-1] - SHOWN + 1, done[-1])
-            p99 = _p99(records.percentiles(load.latencies))
+            p99 = _p99(load.p99s[-1] if load.p99s else None)
             errors = sum(load.failed.values())
             self.status.update(f"{self.title}  {load.throughput:,.0f} requests/s  {p99}  {errors} errors")
 
@@ -66,8 +66,8 @@ class Progress:
         """Write the run's line."""
         reasons = "; ".join(finding.reason for finding in run.findings)
         line = Text.assemble(
-            f"{self.number:>3} of {self.runs}  {_name(run):<28}",
-            f"{run.throughput:>9,.0f}/s  {_p99(run.percentiles):<16}",
+            f"{self.number:>3}  {_name(run):<28}",
+            f"{run.throughput:>9,.0f}/s  {_p99(run.p99):<16}",
             (run.state, STYLE[run.state]),
             f"  {reasons}" if reasons else "",
         )
@@ -79,8 +79,8 @@ def _name(step: Step) -> str:
     return f"{workers_text(step.workers)}, {load}"
 
 
-def _p99(percentiles: dict[str, float]) -> str:
-    return f"p99 {percentiles['99']:.1f} ms" if "99" in percentiles else ""
+def _p99(p99: float | None) -> str:
+    return f"p99 {p99:.1f} ms" if p99 is not None else ""
 
 
 def _time(seconds: float) -> str:
@@ -90,19 +90,20 @@ def _time(seconds: float) -> str:
 
 def table(results: Results) -> Table:
     """Return one row for each worker count."""
-    full = results.setup.plan.latency > 0  # then it is the rate within the objective that decides
-    latency = f"within {results.setup.slo_p99_ms:g} ms" if full else "p99 ms"
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("workers", "requests/s", latency, "beside the best", "MiB", "runs that count", ""):
+    within = f"within {results.setup.slo_p99_ms:g} ms"
+    for title in ("workers", "requests/s", "of best", "p99 ms", "of best", within, "MiB", ""):
         shown.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for row in report.rows(results):
+        comparison = row.comparison or Comparison(row.workers, 0, "unclear")
         shown.add_row(
             str(row.workers or "?"),
             _figure(row.throughput and row.throughput[0], ",.0f"),
-            _figure(row.held, ",.0f") if full else _figure(row.latency.get("99"), ".1f"),
-            _beside(row.comparison),
+            "best" if comparison.workers == comparison.best else _change(comparison.rate),
+            _figure(row.p99, ".1f"),
+            _times(comparison.p99),
+            _figure(row.held, ",.0f"),
             _figure(row.memory and row.memory / 2**20, ".0f"),
-            f"{row.good} of {row.runs}",
             ("← " if row.chosen else "") + ("now" if row.current else ""),
             style="bold" if row.chosen else "",
         )
@@ -113,11 +114,12 @@ def _figure(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _beside(comparison: Comparison | None) -> str:
-    if comparison is None or not comparison.ratio:
-        return "best" if comparison and comparison.standing == "best" else "–"
-    ratio = comparison.ratio
-    return f"{change_text(ratio.value)} ({change_text(ratio.low)} … {change_text(ratio.high)})"
+def _change(ratio: Ratio | None) -> str:
+    return change_text(ratio.value) if ratio else "–"
+
+
+def _times(ratio: Ratio | None) -> str:
+    return f"× {ratio.value:.1f}" if ratio else "–"
 
 
 def show(results: Results, written: Sequence[Path], console: Console) -> None:
@@ -130,7 +132,8 @@ def show(results: Results, written: Sequence[Path], console: Console) -> None:
     console.print()
     headline = verdict.setting or verdict.kind.replace("_", " ")
     console.print(Text.assemble((headline, "bold"), f": {verdict.reason}"), soft_wrap=True)
-    lines = [("confidence", verdict.confidence), ("next", verdict.next_step)]
+    lines = [("use it", report.command(verdict)), ("confidence", verdict.confidence), ("next", verdict.next_step)]
+    lines.append(("generator", report.generator_text(results)))
     lines += [("note", note) for note in verdict.notes]
     if results.state == "interrupted":
         lines.append(("interrupted", "the answer rests on the runs that were done"))

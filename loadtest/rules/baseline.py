@@ -8,15 +8,14 @@ from scipy import stats
 
 from loadtest.results import Baseline, Change, Ratio, Results
 from loadtest.rules import objective
-from loadtest.rules.decision import ALPHA, by_round, holm, ratio_of
+from loadtest.rules.decision import ALPHA, MARGIN, by_round, holm, ratio_of
 
 MEMORY_SLACK = 0.02  # the kernel's own share of the memory differs from boot to boot
 
 
 def repeats(old: Results, new: Results) -> bool:
     """Return whether `new`, not yet measured, can be put under the same load as `old`."""
-    # The users of the closed loop are enough for the most workers that they were chosen for.
-    return not any(_conditions(old, new)) and max(old.setup.workers) >= max(new.setup.workers)
+    return not any(_conditions(old, new))
 
 
 def _conditions(old: Results, new: Results) -> Iterator[str]:
@@ -40,8 +39,8 @@ def _conditions(old: Results, new: Results) -> Iterator[str]:
 
 def _differences(old: Results, new: Results) -> Iterator[str]:
     yield from _conditions(old, new)
-    if old.pilot and new.pilot and old.pilot.chosen != new.pilot.chosen:
-        yield f"users of the closed loop: {old.pilot.chosen} then, {new.pilot.chosen} now"
+    if old.setup.users != new.setup.users:
+        yield f"users of the closed loop: {old.setup.users} then, {new.setup.users} now"
     if not by_round(old.counting("capacity")).keys() & by_round(new.counting("capacity")).keys():
         yield "no worker count was measured in both"
 
@@ -64,7 +63,7 @@ def _changes(old: Results, new: Results) -> list[Change]:
             ratio = welch(before, after)
             means = statistics.fmean(before), statistics.fmean(after)
             changes.append(Change(workers, under_objective, *means, ratio, regression=False))
-            p_values.append(1 - ratio.p_not_close if ratio else 1.0)
+            p_values.append(ratio.p_not_worse if ratio else 1.0)
     # A regression is one only if it is certainly larger than what two sessions on one machine differ by.
     for change, p_value in zip(changes, holm(p_values), strict=True):
         change.regression = p_value < ALPHA
@@ -79,4 +78,5 @@ def welch(old: Sequence[float], new: Sequence[float]) -> Ratio | None:
     return ratio_of(
         statistics.fmean(now) - statistics.fmean(then),
         lambda shift, side: stats.ttest_ind([value - shift for value in now], then, equal_var=False, alternative=side),
+        1 - MARGIN,
     )

@@ -1,14 +1,19 @@
 """Which worker count follows from the runs. Pure: figures in, verdict out.
 
-Two runs of different counts are compared only within a round, where they are minutes apart at most: the
-logarithm of their ratio, one value a round. Its mean and t interval say how two counts differ. Every
-count is compared with the best one, so the p-values are corrected for their number (Holm).
+Two counts are compared only within a round, where they are a minute apart at most: the logarithm of their ratio, one
+value a round, because a visit and not a second is what repeats (Kalibera & Jones, Rigorous Benchmarking in Reasonable
+Time, 2013). Its mean and t interval say how they differ (Georges et al., Statistically Rigorous Java Performance
+Evaluation, 2007). A p99 scatters far more than a rate. So it is a median over windows of a second (Hoefler & Belli,
+Scientific Benchmarking of Parallel Computing Systems, 2015), and its margin is a factor.
+
+The data are looked at after each round. Each look has its part of the error rate (Bonferroni: stricter than the bounds
+of Pocock 1977, and right whatever the looks have in common), and each of its comparisons a part of that (Holm 1979).
 """
 
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,22 +22,28 @@ from scipy import stats
 from loadtest.results import Comparison, Ratio, Run, Standing, Verdict, percent, workers_text
 
 MARGIN = 0.05  # of the best capacity; less is not worth another process to most people
+P99_MARGIN = 1.5  # times the best p99; between two sessions on one machine it differs by that much
+P99_FLOOR = 0.1  # of the objective; below it nobody cares
 ALPHA = 0.05
-HIDDEN_MAX = 0.20  # beyond it "no difference shown" would be no answer, but ignorance
+HIDDEN_MAX = 0.15  # of the capacity: what noise may hide of a count that is called as good as the best
 MEMORY_MAX = 0.8  # of the limit; the rest is for growth and the page cache
 THROTTLED_MAX = 0.05  # of the periods
 
 ByRound = Mapping[int, float]
+Series = Mapping[int, ByRound]  # by worker count and round
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a decision rests on. Capacities (requests/s) are of runs that count, by worker count and round."""
+    """What a decision rests on, of runs that count. Capacities are requests/s, p99s are ms."""
 
-    capacity: Mapping[int, ByRound]
+    capacity: Series
+    p99: Sequence[Series] = ()  # closed loop; open loop, geometric mean over the offered rates
+    floor: float = 0.0  # ms; a p99 below it is as good as any
+    looks: int = 1  # how often the data are looked at, at most
     current: int = 0  # the count in force without us; 0: unknown
     current_is_set: bool = False  # somebody chose it; it is not a default
-    screening: bool = False  # quick mode
+    held: Mapping[int, str] = field(default_factory=dict)  # count → what it holds within the objective
     memory: Mapping[int, float] = field(default_factory=dict)  # bytes in use by count
     memory_limit: int | None = None  # bytes
     throttled: Mapping[int, float] = field(default_factory=dict)  # share of periods at bearable load
@@ -41,7 +52,7 @@ class Evidence:
     next_step: str = ""  # what to do about `spoiled`
 
 
-def by_round(runs: Iterable[Run]) -> dict[int, dict[int, float]]:
+def by_round(runs: Sequence[Run]) -> dict[int, dict[int, float]]:
     """Return throughput (requests/s) by worker count and round."""
     rates: dict[int, dict[int, float]] = {}
     for run in runs:
@@ -50,23 +61,40 @@ def by_round(runs: Iterable[Run]) -> dict[int, dict[int, float]]:
     return rates
 
 
-def paired_ratio(ours: ByRound, theirs: ByRound) -> Ratio | None:
+def p99_by_round(runs: Sequence[Run], floor: float) -> dict[int, dict[int, float]]:
+    """Return the p99 (ms, `floor` at least) by worker count and round; the geometric mean of a visit's rates."""
+    logs: dict[int, dict[int, list[float]]] = {}
+    for run in runs:
+        if run.p99 is not None:
+            logs.setdefault(run.workers, {}).setdefault(run.round, []).append(math.log(max(run.p99, floor)))
+    return {
+        workers: {number: math.exp(statistics.fmean(values)) for number, values in rounds.items()}
+        for workers, rounds in logs.items()
+    }
+
+
+def paired_ratio(ours: ByRound, theirs: ByRound, margin: float, alpha: float = ALPHA) -> Ratio | None:
     """Compare two series round by round; None with fewer than two rounds in common."""
     logs = [math.log(ours[number] / theirs[number]) for number in sorted(ours.keys() & theirs.keys())]
     if len(logs) < 2:
         return None
-    return ratio_of(statistics.fmean(logs), lambda shift, side: stats.ttest_1samp(logs, shift, alternative=side))
+    mean = statistics.fmean(logs)
+    return ratio_of(mean, lambda shift, side: stats.ttest_1samp(logs, shift, alternative=side), margin, alpha)
 
 
-def ratio_of(mean: float, test: Callable[[float, str], Any]) -> Ratio:
-    """Return the ratio of a mean logarithm; `test(shift, alternative)` is SciPy's t test of "the mean is `shift`"."""
-    margin = math.log(1 - MARGIN)
+def ratio_of(mean: float, test: Callable[[float, str], Any], margin: float, alpha: float = ALPHA) -> Ratio:
+    """Return the ratio of a mean logarithm; `test(shift, alternative)` is SciPy's t test of "the mean is `shift`".
+
+    A `margin` below 1 is for what should be high, one above for what should be low. `alpha` is the interval's.
+    """
+    side = "less" if margin < 1 else "greater"
     with warnings.catch_warnings(action="ignore"):  # of values that agree exactly, as two rates of one ladder do
-        low, high = test(0.0, "two-sided").confidence_interval(1 - ALPHA)
-        p_not_close, p_not_less = test(margin, "greater").pvalue, test(0.0, "less").pvalue
+        low, high = test(0.0, "two-sided").confidence_interval(1 - alpha)
+        p_not_less, p_not_worse = test(0.0, "less").pvalue, test(math.log(margin), side).pvalue
     if not high > low:  # then there is no noise to test against
-        low, high, p_not_close, p_not_less = mean, mean, float(mean <= margin), float(mean >= 0)
-    return Ratio(math.exp(mean), math.exp(low), math.exp(high), float(p_not_close), float(p_not_less))
+        worse = mean < math.log(margin) if margin < 1 else mean > math.log(margin)
+        low, high, p_not_less, p_not_worse = mean, mean, float(mean >= 0), float(not worse)
+    return Ratio(math.exp(mean), math.exp(low), math.exp(high), float(p_not_less), float(p_not_worse))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -78,51 +106,114 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare_all(capacity: Mapping[int, ByRound]) -> list[Comparison]:
-    """Compare every count with the one of the highest mean, ascending."""
-    means = {workers: statistics.fmean(map(math.log, rounds.values())) for workers, rounds in capacity.items()}
+def compare_all(evidence: Evidence) -> list[Comparison]:
+    """Compare every count with the best, ascending: the rate with the highest, the p99 with the lowest left."""
+    alpha = ALPHA / evidence.looks
+    means = _means(evidence.capacity)
     best = max(means, key=lambda workers: (means[workers], -workers))
-    ratios = {workers: paired_ratio(capacity[workers], capacity[best]) for workers in sorted(means) if workers != best}
-    close = holm([ratio.p_not_close if ratio else 1.0 for ratio in ratios.values()])
-    less = holm([ratio.p_not_less if ratio else 1.0 for ratio in ratios.values()])
-    comparisons = [Comparison(best, best, "best")]
-    for (workers, ratio), p_not_close, p_not_less in zip(ratios.items(), close, less, strict=True):
-        standing: Standing = "close" if p_not_close < ALPHA else "slower" if p_not_less < ALPHA else "unclear"
-        comparisons.append(Comparison(workers, best, standing, ratio))
-    return sorted(comparisons, key=lambda comparison: comparison.workers)
+    comparisons = {workers: Comparison(workers, best, "unclear") for workers in sorted(means)}
+    comparisons[best].standing = "best"
+    others = [comparison for comparison in comparisons.values() if comparison.workers != best]
+    for comparison in others:
+        rounds = evidence.capacity[comparison.workers], evidence.capacity[best]
+        comparison.rate = paired_ratio(*rounds, 1 - MARGIN, alpha)
+    less = holm([comparison.rate.p_not_less if comparison.rate else 1.0 for comparison in others])
+    for comparison, p_value in zip(others, less, strict=True):
+        comparison.standing = _standing(comparison.rate, p_value, alpha)
+        if comparison.standing == "worse" and comparison.rate:
+            comparison.reason = f"{comparison.workers} has {percent(1 - comparison.rate.value)} fewer requests/s"
+    _compare_p99(evidence, comparisons, alpha)
+    return list(comparisons.values())
+
+
+def _means(series: Series) -> dict[int, float]:
+    return {workers: statistics.fmean(map(math.log, rounds.values())) for workers, rounds in series.items() if rounds}
+
+
+def _standing(rate: Ratio | None, p_not_less: float, alpha: float) -> Standing:
+    if rate is None:
+        return "unclear"
+    if rate.value < 1 - MARGIN:
+        return "worse" if p_not_less < alpha else "unclear"
+    return "close" if rate.low >= 1 - HIDDEN_MAX else "unclear"
+
+
+def _compare_p99(evidence: Evidence, comparisons: Mapping[int, Comparison], alpha: float) -> None:
+    """Call those worse whose p99 is certainly beyond the margin of the lowest, in the closed or in the open loop."""
+    tests: list[tuple[Comparison, Ratio, str]] = []
+    for series in evidence.p99:
+        means = {
+            workers: mean
+            for workers, mean in _means(series).items()
+            if workers in comparisons and comparisons[workers].standing != "worse"
+        }
+        best = min(means, key=lambda workers: (means[workers], workers), default=0)
+        for workers in sorted(means.keys() - {best}):
+            if ratio := paired_ratio(series[workers], series[best], P99_MARGIN, alpha):
+                figures = f"{math.exp(means[workers]):,.0f} ms beside {math.exp(means[best]):,.0f}"
+                tests.append((comparisons[workers], ratio, figures))
+    p_values = holm([ratio.p_not_worse for _, ratio, _ in tests])
+    for (comparison, ratio, figures), p_value in zip(tests, p_values, strict=True):
+        if comparison.p99 is None or ratio.value > comparison.p99.value:
+            comparison.p99 = ratio
+        if p_value >= alpha:
+            if ratio.value > P99_MARGIN and comparison.standing != "worse":
+                comparison.standing = "unclear"
+        else:
+            comparison.standing = "worse"
+            comparison.reason = f"{comparison.workers} has {ratio.value:.1f} times the p99 ({figures})"
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """Recommend the smallest count that is as good as the best, or say why that cannot be said."""
-    if evidence.spoiled:  # all of them must be known: a missing one might have been the best
-        counts = ", ".join(map(str, sorted(evidence.spoiled)))
-        reason = f"too few runs count with {counts} workers: {next(iter(evidence.spoiled.values()))}"
+    """Name the smallest count that is within the margin of the best in rate, and not certainly worse in p99."""
+    if evidence.spoiled or not evidence.capacity:
+        counts = sorted(evidence.spoiled or evidence.failed)
+        reasons = list(dict.fromkeys((evidence.spoiled or evidence.failed).values()))
+        reason = "nothing was measured"
+        if counts:
+            reason = f"too few runs count with {_and(counts)} workers: {'; '.join(reasons[:2])}"
         return Verdict("cannot_recommend", 0, reason, next_step=evidence.next_step)
-    capacity = {workers: rounds for workers, rounds in evidence.capacity.items() if len(rounds) >= 2}
-    if not capacity:
-        reasons = "; ".join(f"{workers}: {why}" for workers, why in sorted(evidence.failed.items()))
-        reason = reasons or "no worker count has two runs that count"
-        return Verdict("cannot_recommend", 0, reason, next_step=evidence.next_step)
-    if len(capacity) == 1 and not evidence.failed:
-        reason = f"only {workers_text(min(capacity))} was measured, there is nothing to compare"
+    if len(evidence.capacity) + len(evidence.failed) < 2:
+        reason = "one worker count alone cannot be compared"
         return Verdict("cannot_recommend", 0, reason, next_step='name several counts, e.g. WORKERS="1 2 4"')
-    comparisons = compare_all(capacity)
-    slower = any(comparison.standing == "slower" for comparison in comparisons)
-    # Where none is certainly slower, nothing speaks against the unclear ones, as nothing speaks for a change.
-    chosen = slower or len(comparisons) == 1
-    standings = ("best", "close") if chosen else ("best", "close", "unclear")
-    good = [comparison.workers for comparison in comparisons if comparison.standing in standings]
+    comparisons = compare_all(evidence)
+    worse = any(comparison.standing == "worse" for comparison in comparisons)
+    good = [comparison.workers for comparison in comparisons if comparison.standing in ("best", "close")]
     allowed, notes = _within_limits(good, evidence)
     notes += [f"{workers_text(workers)} did not work: {why}" for workers, why in sorted(evidence.failed.items())]
-    if not allowed:
+    unclear = [comparison for comparison in comparisons if comparison.standing == "unclear"]
+    notes += [_doubt(comparison) for comparison in unclear]
+    if good and not allowed:
         step = "raise MEMORY_LIMIT or CPUS, as the reason says, or make the application smaller"
         verdict = Verdict("cannot_recommend", 0, notes.pop(0), next_step=step)
-    elif chosen:
+    elif not good or any(_hidden(comparison) > HIDDEN_MAX for comparison in unclear):
+        verdict = _scattered(unclear)
+    elif worse or len(comparisons) == 1:
         verdict = _recommend(evidence, comparisons, allowed, notes)
     else:
         verdict = _no_difference(evidence, comparisons, allowed, notes)
     verdict.notes, verdict.comparisons = notes, comparisons
     return verdict
+
+
+def _hidden(comparison: Comparison) -> float:
+    if comparison.workers == comparison.best:
+        return 0.0
+    return 1 - comparison.rate.low if comparison.rate else 1.0
+
+
+def _doubt(comparison: Comparison) -> str:
+    rate = f"{100 * (comparison.rate.value - 1):+.0f} % requests/s" if comparison.rate else "the best rate"
+    p99 = f" and {comparison.p99.value:.1f} times the best p99" if comparison.p99 else ""
+    return f"{workers_text(comparison.workers)}: {rate}{p99}, but not for certain"
+
+
+def _scattered(unclear: Sequence[Comparison]) -> Verdict:
+    counts = _and([comparison.workers for comparison in unclear])
+    hidden = max(map(_hidden, unclear), default=1.0)
+    reason = f"the runs scatter too much: a loss of {percent(hidden)} with {counts} workers could hide in it"
+    step = "measure again when the machine is quieter, or with more rounds (MODE=full)"
+    return Verdict("cannot_recommend", 0, reason, next_step=step)
 
 
 def _within_limits(good: Sequence[int], evidence: Evidence) -> tuple[list[int], list[str]]:
@@ -148,47 +239,40 @@ def _within_limits(good: Sequence[int], evidence: Evidence) -> tuple[list[int], 
 def _no_difference(
     evidence: Evidence, comparisons: Sequence[Comparison], allowed: Sequence[int], notes: list[str]
 ) -> Verdict:
-    counts = _and([comparison.workers for comparison in comparisons])
-    unclear = {comparison.workers: comparison.ratio for comparison in comparisons if comparison.standing == "unclear"}
-    hidden = max((1 - ratio.low if ratio else 1.0 for ratio in unclear.values()), default=0.0)
-    if hidden > HIDDEN_MAX:
-        why = "the runs scatter too much" if all(unclear.values()) else "too few rounds have a run of each that counts"
-        step = "measure again when the machine is quieter"
-        step += ", or with more rounds (MODE=full)" if evidence.screening else ""
-        reason = f"{why}: a difference of {percent(hidden)} between {counts} workers could hide in it"
-        return Verdict("cannot_recommend", 0, reason, next_step=step)
+    counts = _and([comparison.workers for comparison in comparisons if comparison.standing != "unclear"])
+    hidden = max((_hidden(comparison) for comparison in comparisons if comparison.rate), default=0.0)
+    reason = f"no difference between {counts} workers (noise could hide one of {percent(hidden)})"
+    if len(allowed) == 1:
+        reason = "none is certainly worse"
     keep = evidence.current if evidence.current in allowed else min(allowed)
-    if unclear:
-        reason = f"no difference shown between {counts} workers (noise could hide one of {percent(hidden)})"
-    else:
-        reason = f"no difference: {counts} workers are within {percent(MARGIN)} of each other"
-    if keep == evidence.current:
-        reason += f"; keep what you have ({keep})"
-        notes += _cheaper(evidence, min({*allowed} - unclear.keys(), default=keep), keep)
-    else:
-        reason += f"; {keep} is the smallest"
-    return Verdict("no_difference", keep, reason, _confidence(evidence, clear=not unclear), _confirm(evidence))
+    reason += f"; keep what you have ({keep})" if keep == evidence.current else f"; {keep} is the smallest"
+    notes += _cheaper(evidence, min(allowed), keep)
+    return Verdict("no_difference", keep, reason + _holds(evidence, keep), _confidence(evidence))
 
 
 def _recommend(
     evidence: Evidence, comparisons: Sequence[Comparison], allowed: Sequence[int], notes: list[str]
 ) -> Verdict:
-    best = comparisons[0].best
-    tie = evidence.current_is_set and evidence.current in allowed
-    pick = evidence.current if tie else min(allowed)
-    reason = "the most throughput" if pick == best else f"within {percent(MARGIN)} of the best ({best})"
-    reason += "" if evidence.screening else " under the objective"
-    if tie:
+    pick = min(allowed)
+    if evidence.current_is_set and evidence.current in allowed:
+        pick = evidence.current
         notes += _cheaper(evidence, min(allowed), pick)
-        reason += ", and what you have"
-    slower = {c.workers: c.ratio for c in comparisons if c.standing == "slower" and c.ratio}
-    if slower:
-        losses = (f"{workers} has {percent(1 - ratio.value)} less" for workers, ratio in slower.items())
-        reason += f"; {', '.join(losses)}"
-    unclear = [c.workers for c in comparisons if c.standing == "unclear" and c.workers < pick]
-    if unclear:
-        notes.append(f"{_and(unclear)} could not be told apart from the best; more rounds would tell")
-    return Verdict("recommend", pick, reason, _confidence(evidence, clear=not unclear), _confirm(evidence))
+    rates = {workers: math.exp(mean) for workers, mean in _means(evidence.capacity).items()}
+    reason = f"{rates[pick]:,.0f} requests/s at most{_holds(evidence, pick)}"
+    reason += ", and what you have" if pick == evidence.current and evidence.current_is_set else ""
+    worse = [comparison.reason for comparison in comparisons if comparison.standing == "worse" and comparison.reason]
+    more = [
+        f"{comparison.workers} has {100 * (rates[comparison.workers] / rates[pick] - 1):+.0f} % requests/s"
+        for comparison in comparisons
+        if comparison.workers > pick and comparison.standing in ("best", "close")
+    ]
+    reason += f"; worse: {', '.join(worse)}" if worse else ""
+    reason += f"; no better: {', '.join(more)}" if more else ""
+    return Verdict("recommend", pick, reason, _confidence(evidence))
+
+
+def _holds(evidence: Evidence, workers: int) -> str:
+    return f", {evidence.held[workers]}" if workers in evidence.held else ""
 
 
 def _cheaper(evidence: Evidence, smallest: int, kept: int) -> list[str]:
@@ -198,14 +282,8 @@ def _cheaper(evidence: Evidence, smallest: int, kept: int) -> list[str]:
     return [f"{workers_text(smallest)} would do as well with {saved / 2**20:.0f} MiB less memory"]
 
 
-def _confidence(evidence: Evidence, *, clear: bool) -> str:
-    certain = f"{percent(1 - ALPHA)}, corrected for the number of comparisons"
-    level = certain if clear else "low: the runs scatter too much"
-    return f"screening; {level}" if evidence.screening else level
-
-
-def _confirm(evidence: Evidence) -> str:
-    return "MODE=full also measures latency at equal rates, with more rounds" if evidence.screening else ""
+def _confidence(evidence: Evidence) -> str:
+    return f"{percent(1 - ALPHA)}, corrected for the comparisons and {evidence.looks} looks at the data"
 
 
 def _and(counts: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ class UnknownError(ValueError):
 def keeps(run: Run, p99_ms: float) -> bool:
     """Return whether a run of the open loop kept the objective."""
     held = run.throughput >= HELD * run.came and not run.generator.dropped
-    return held and run.errors <= ERRORS_MAX and run.percentiles.get("99", math.inf) <= p99_ms
+    return held and run.errors <= ERRORS_MAX and run.p99 is not None and run.p99 <= p99_ms
 
 
 def capacity(runs: Sequence[Run], rates: Sequence[float], p99_ms: float) -> float | None:
@@ -42,7 +42,7 @@ def capacity(runs: Sequence[Run], rates: Sequence[float], p99_ms: float) -> floa
 
 
 def _crossing(good: Run, bad: Run, p99_ms: float) -> float:
-    low, high = good.percentiles["99"], bad.percentiles.get("99", 0.0)
+    low, high = good.p99 or 0.0, bad.p99 or 0.0
     rate, next_rate = good.offered or 0.0, bad.offered or 0.0
     if high <= p99_ms or high <= low:
         return rate  # it failed for another reason than latency: errors, or a rate that was not held
@@ -68,6 +68,6 @@ def capacities(results: Results) -> tuple[ByCount, dict[int, str]]:
     failed = {
         workers: f"p99 was above {results.setup.slo_p99_ms:g} ms, or requests failed, even at the lowest rate"
         for workers, times in never.items()
-        if len(kept[workers]) >= ROUNDS_MIN and 2 * times > len(kept[workers])
+        if 2 * times > len(kept[workers])
     }
     return dict(kept), failed

@@ -3,14 +3,20 @@
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
-from greenstack.cli.console import CommandError
+import psutil
+
+from greenstack.cli.console import REFUSED, CommandError
 from loadtest.schedule import Kind
 from loadtest.targets.worker_probe import Snapshot
 
 READY_DEADLINE = 90  # s; longer starts are a fault of the application, and no run would fit into minutes
-PAUSE = 0.1  # s between two attempts
+PAUSE = 0.05  # s between two attempts
+NGINX_MEMORY = 30 << 20  # bytes
+MEMORY_SHARE = 0.8  # of what is free; the rest is for the load
 
 
 class NotReadyError(CommandError):
@@ -18,7 +24,11 @@ class NotReadyError(CommandError):
 
 
 class Target:
-    """A stack that runs elsewhere: nothing is started, stopped or looked into. Every method may raise CommandError."""
+    """A stack that runs elsewhere: nothing is started, stopped or looked into. Every method may raise CommandError.
+
+    The targets that start stacks have one for each worker count. All are up from the beginning, all but one frozen:
+    that takes a tenth of the time that a restart takes. Count 0 is the first one, with its own setting.
+    """
 
     kind: Kind = "url"
     controls_workers = False
@@ -27,24 +37,32 @@ class Target:
         self.url = url
 
     def prepare(self) -> None:
-        """Do what takes long and is needed once, such as building images; then start all with its own settings."""
+        """Do what takes long and is needed once, such as building images; then start a stack with its own setting."""
         wait(self.url, deadline=10)
 
-    def start(self, workers: int) -> None:
-        """Start the application afresh with `workers` (0: its own setting), return when it answers.
+    def start(self, counts: Sequence[int]) -> dict[int, CommandError]:
+        """Start a stack for each of `counts`, and freeze them; return why some did not start."""
+        return {}
 
-        Raises NotReadyError where it does not come up.
-        """
+    def address(self, workers: int) -> str:
+        """Return the URL of the stack with so many workers."""
+        return self.url
 
-    def snapshot(self, *, memory: bool = False) -> Snapshot | None:
-        """Look at the application's processes now; None where that is impossible.
+    def resume(self, workers: int) -> None:
+        """Let that stack go on, and return when it answers."""
+
+    def pause(self, workers: int) -> None:
+        """Freeze that stack."""
+
+    def snapshot(self, workers: int = 0, *, memory: bool = False) -> Snapshot | None:
+        """Look at the application's processes of that stack now; None where that is impossible.
 
         Without `memory`, which can be expensive to learn, that may be missing.
         """
         return None
 
-    def roots(self) -> list[int]:
-        """Return the roots of the process trees that belong to it."""
+    def roots(self, workers: int | None = None) -> list[int]:
+        """Return the roots of the process trees of that stack, or of all."""
         return []
 
     def versions(self) -> dict[str, str]:
@@ -53,6 +71,59 @@ class Target:
 
     def close(self) -> None:
         """Stop and remove everything that was started. Called once, whatever happened."""
+
+
+class OwnStacks(Target):
+    """What the targets have in common that start stacks themselves."""
+
+    controls_workers = True
+    # The arbiter would take a frozen worker for one that hangs.
+    extra: ClassVar[dict[str, str]] = {"TIMEOUT": "3600"}
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.first = 0  # the count that the stack has which was started with its own setting
+
+    def _launch(self, workers: int) -> None:
+        """Start a stack, and return when it answers; NotReadyError where it does not come up."""
+        raise NotImplementedError
+
+    def _adopt(self, workers: int) -> None:
+        """Take the first stack, which has so many workers, for that count's."""
+        raise NotImplementedError
+
+    def start(self, counts: Sequence[int]) -> dict[int, CommandError]:
+        """Start what does not run yet, side by side."""
+        if not (snapshot := self.snapshot(memory=True)):
+            raise CommandError("the application's processes cannot be looked at")
+        running = len(snapshot.workers)
+        require_memory(counts, running, snapshot.memory or 0)
+        if running in counts:
+            self._adopt(running)
+        missing = [workers for workers in counts if workers != running]
+        broken: dict[int, CommandError] = {}
+        with ThreadPoolExecutor(max(1, len(missing))) as pool:
+            starts = {workers: pool.submit(self._launch, workers) for workers in missing}
+            for workers, start in starts.items():
+                if isinstance(failure := start.exception(), CommandError):
+                    broken[workers] = failure
+                elif failure:
+                    raise failure
+        for workers in {0, *counts} - broken.keys():
+            self.pause(workers)
+        return broken
+
+
+def require_memory(counts: Sequence[int], running: int, used: int) -> None:
+    """Refuse where all stacks together would not fit into memory: `used` bytes are what `running` workers take."""
+    needed = sum(used * max(1.0, workers / max(1, running)) + NGINX_MEMORY for workers in counts)
+    free = psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        raise CommandError(
+            f"WORKERS={' '.join(map(str, counts))}: all at once need about {needed / 2**20:,.0f} MiB of memory, and "
+            f"{free / 2**20:,.0f} are free: name fewer or smaller counts",
+            status=REFUSED,
+        )
 
 
 def wait(url: str, deadline: float, why_dead: Callable[[], str | None] = lambda: None) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
 from loadtest.generator import free_port
 from loadtest.schedule import Kind
-from loadtest.targets import READY_DEADLINE, NotReadyError, Target, wait, worker_probe
+from loadtest.targets import READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
 
 # One for each checkout, as another's experiment is not ours to replace.
@@ -24,74 +25,91 @@ STOP = "1"
 PROBE = Path(worker_probe.__file__).read_text(encoding="utf-8")
 
 
-class ComposeStack(Target):
-    """`docker compose` with the profile's settings, another project name and a free port."""
+class ComposeStack(OwnStacks):
+    """`docker compose` with the profile's settings: a project and a free port for each worker count."""
 
     kind: Kind = "containers"
-    controls_workers = True
 
     def __init__(self, environment: Environment) -> None:
-        super().__init__("")
+        super().__init__()
         self.environment = environment
-        self.port = free_port()
         self.building: dict[str, str] = {}
-        self.started = False
+        self.projects: dict[int, docker.Compose] = {}
+        self.ids: dict[int, dict[str, str]] = {}  # of the containers by service
+        self.pids: dict[int, dict[str, int]] = {}
+        self.urls: dict[int, str] = {}
 
-    def _compose(self, **extra: str) -> docker.Compose:
-        own = {"COMPOSE_PROJECT_NAME": PROJECT, "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(self.port)}
+    def _compose(self, workers: int) -> docker.Compose:
+        own = {"COMPOSE_PROJECT_NAME": f"{PROJECT}-{workers}", "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(free_port())}
         own["TAG"] = f"{self.environment.values.get('TAG') or 'latest'}-loadtest"  # images of its own, too
-        return docker.Compose(self.environment, {**self.building, **own, **extra})
+        if workers:
+            own["MAX_WORKERS"] = str(workers)
+        return docker.Compose(self.environment, {**self.building, **self.extra, **own})
 
     def prepare(self) -> None:
-        """Build the images, start everything once."""
+        """Build the images, start the first stack."""
         self.building = containers.checked(self.environment).extra
-        self._compose().quiet("build")
-        self.started = True
-        self._up(self._compose(), "--remove-orphans")
-        self.url = self._address()
-        wait(f"{self.url}/", READY_DEADLINE)
+        self._compose(0).quiet("build")
+        self._launch(0)
+        self.url = self.urls[0]
 
-    def start(self, workers: int) -> None:
-        """Recreate the application alone, nginx stays."""
-        extra = {"MAX_WORKERS": str(workers)} if workers else {}
-        self._up(self._compose(**extra), "--no-deps", "--force-recreate", "--timeout", STOP, "app")
-        wait(f"{self.url}/", READY_DEADLINE)
-
-    def _up(self, compose: docker.Compose, *arguments: str) -> None:
-        up = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}", *arguments)
-        done = subprocess.run(compose.command(*up), env=compose.environ, check=False, capture_output=True, text=True)
+    def _launch(self, workers: int) -> None:
+        compose = self.projects[workers] = self._compose(workers)
+        # The check has looked at the same settings, but for the count, when the first stack started.
+        services = ("--no-deps", "app", "nginx") if workers else ()
+        up = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}", *services)
+        done = compose.run(*up)
         if done.returncode:
             raise NotReadyError(*containers.why(compose, done.stderr).lines)
+        self.ids[workers] = {
+            container.service: container.id for container in compose.containers() if container.state == "running"
+        }
+        if not {"app", "nginx"} <= self.ids[workers].keys():
+            raise NotReadyError("a container of the stack does not run any more")
+        self.pids[workers] = {name: _pid(container) for name, container in self.ids[workers].items()}
+        self.urls[workers] = self._address(workers, compose.extra["HTTP_PORT"])
+        wait(f"{self.urls[workers]}/", READY_DEADLINE)
 
-    def _container(self, service: str) -> str:
-        for container in self._compose().containers(service):
-            if container.state == "running":
-                return container.id
-        raise NotReadyError(f"the {service} container does not run any more")
+    def _adopt(self, workers: int) -> None:
+        self.ids[workers], self.pids[workers], self.urls[workers] = self.ids[0], self.pids[0], self.urls[0]
 
-    def _address(self) -> str:
+    def _address(self, workers: int, port: str) -> str:
         """Return nginx's own address where this machine reaches it, else the published one.
 
         The published address of an engine is served by a process of its own, docker-proxy, which costs
         more CPU than nginx and would be measured along.
         """
-        for network in docker.inspect(self._container("nginx"))["NetworkSettings"]["Networks"].values():
+        for network in docker.inspect(self.ids[workers]["nginx"])["NetworkSettings"]["Networks"].values():
             if address := network.get("IPAddress"):
                 with contextlib.suppress(OSError), socket.create_connection((address, 8080), timeout=1):
                     return f"http://{address}:8080"
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{port}"
 
-    def roots(self) -> list[int]:
-        """Return the first processes of both containers, as this machine sees them."""
-        return [_pid(self._container(service)) for service in ("app", "nginx")]
+    def address(self, workers: int) -> str:
+        """Return the URL of that stack's nginx."""
+        return self.urls[workers]
 
-    def snapshot(self, *, memory: bool = False) -> Snapshot | None:
+    def resume(self, workers: int) -> None:
+        """Wake its containers."""
+        docker.output("unpause", *self.ids[workers].values())
+        wait(f"{self.urls[workers]}/", READY_DEADLINE)
+
+    def pause(self, workers: int) -> None:
+        """Freeze its containers; count 0 may be another's, and frozen already."""
+        if workers or self.ids[0] not in [ids for count, ids in self.ids.items() if count]:
+            docker.output("pause", *self.ids[workers].values())
+
+    def roots(self, workers: int | None = None) -> list[int]:
+        """Return the first processes of the containers, as this machine sees them."""
+        chosen = self.pids.values() if workers is None else [self.pids[workers]]
+        return [pid for pids in chosen for pid in pids.values()]
+
+    def snapshot(self, workers: int = 0, *, memory: bool = False) -> Snapshot | None:
         """Look at the processes from outside, and from inside only for what cannot be seen there.
 
         What runs inside takes CPU from the application's limit, and its workers stand still.
         """
-        container = self._container("app")
-        root = _pid(container)
+        container, root = self.ids[workers]["app"], self.pids[workers]["app"]
         if not _is_here(container, root):
             return self._from_inside(container)
         outside = worker_probe.snapshot(root)
@@ -104,19 +122,26 @@ class ComposeStack(Target):
 
     def versions(self) -> dict[str, str]:
         """Ask both images, and the engine."""
-        nginx = docker.output("exec", self._container("nginx"), "sh", "-c", "nginx -v 2>&1")
+        nginx = docker.output("exec", self.ids[0]["nginx"], "sh", "-c", "nginx -v 2>&1")
         return {
-            "python (application)": _python(
-                self._container("app"), "import platform; print(platform.python_version())"
-            ),
+            "python (application)": _python(self.ids[0]["app"], "import platform; print(platform.python_version())"),
             "nginx": nginx.strip().rpartition("/")[2],
             "docker": docker.output("version", "--format", "{{.Server.Version}}").strip(),
         }
 
     def close(self) -> None:
-        """Remove the project with its networks and volumes; the images stay."""
-        if self.started:
-            self._compose().quiet("down", "--remove-orphans", "--volumes", "--timeout", STOP)
+        """Remove the projects with their networks and volumes; the images stay."""
+        frozen = [container for ids in self.ids.values() for container in ids.values()]
+        if frozen:  # the engine can end a frozen one only by force, and after a long wait
+            subprocess.run(["docker", "unpause", *frozen], check=False, capture_output=True)
+        with ThreadPoolExecutor(max(1, len(self.projects))) as pool:
+            ends = [pool.submit(_down, compose) for compose in self.projects.values()]
+        for end in ends:
+            end.result()
+
+
+def _down(compose: docker.Compose) -> None:
+    compose.quiet("down", "--remove-orphans", "--volumes", "--timeout", STOP)
 
 
 def _python(container: str, script: str) -> str:

@@ -23,14 +23,15 @@ def test_it_measures_containers(built: dict[str, str]) -> None:
     results, status, said = measure(built, WORKERS="1 2")
     assert status == (3 if results["verdict"]["kind"] == "cannot_recommend" else 0), said
     assert results["setup"]["target"] == "containers"
-    assert 0 < results["limits"]["cpus"] < results["machine"]["cpus"]
+    assert results["limits"]["cpus"] is None
     assert {"nginx", "docker", "python (application)"} <= results["versions"].keys()
-    assert len(results["runs"]) == 6
+    phases = {measured["phase"] for measured in results["runs"]}
+    # On a busy machine no run may count; then there is no capacity to take rates from.
+    assert phases == ({"capacity", "latency"} if results["rates"] else {"capacity"})
     for measured in results["runs"]:
         assert measured["workers_running"] == measured["workers"]
         assert measured["throughput"] > 0
-        assert 0 < measured["app_cpu"] < 1.2 * results["limits"]["cpus"] + 0.1
-        assert measured["throttled"] is not None
+        assert 0 < measured["app_cpu"] < measured["stack_cpu"] + 0.1 < results["machine"]["cpus"] + 0.2
         assert measured["memory"] > 2**20
 
 
@@ -40,10 +41,11 @@ def test_outside_and_inside_look_the_same(built: dict[str, str], monkeypatch: py
     target = ComposeStack(resolve("loadtest"))
     try:
         target.prepare()
-        target.start(2)
-        outside = target.snapshot(memory=True)
+        assert target.start([2]) == {}
+        target.resume(2)
+        outside = target.snapshot(2, memory=True)
         monkeypatch.setattr(compose_stack, "_is_here", lambda *_: False)
-        inside = target.snapshot(memory=True)
+        inside = target.snapshot(2, memory=True)
     finally:
         target.close()
     for name in ("cpu_quota", "usable_cpus", "memory_limit"):

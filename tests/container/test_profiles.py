@@ -94,7 +94,7 @@ def test_a_stack_of_another_checkout_is_left_alone(start: Start, project: Path) 
 def test_loadtest(start: Start, project: Path) -> None:
     stack = start(root=project, env_files=("env/loadtest.env",))
     serves(stack)
-    assert stack.container("app")["HostConfig"]["NanoCpus"] == 300_000_000, "less than the generator can ask for"
+    assert not stack.container("app")["HostConfig"]["NanoCpus"], "the whole machine"
     settings = effective(stack)
     # As in production.
     assert (settings["preload_app"], settings["log_format"], settings["accesslog"]) == (True, "json", None)

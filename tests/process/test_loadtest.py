@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,10 +18,9 @@ from rich.console import Console
 
 from greenstack.cli import ROOT
 from greenstack.cli.environment import Environment
-from loadtest import host, report
+from loadtest import host, report, rules, schedule
 from loadtest.experiment import Experiment, begin
 from loadtest.report.terminal import Progress
-from loadtest.schedule import Plan
 from loadtest.targets.process_stack import ProcessStack
 
 pytestmark = pytest.mark.slow
@@ -34,13 +34,14 @@ BUSY = 0.3  # of the machine, used by others: then scatter is their work and not
 def others(monkeypatch):
     """Keep other work on this machine from spoiling runs (that rule has its own test), but remember its shares."""
     shares = []
-    measure = host.others
+    compare = host.compare
 
     def quiet(*arguments):
-        shares.append(measure(*arguments).share)
-        return host.Others(0.0, 0.0, "")
+        use = compare(*arguments)
+        shares.append(use.others)
+        return replace(use, others=0.0, steal=0.0, loudest="")
 
-    monkeypatch.setattr(host, "others", quiet)
+    monkeypatch.setattr(host, "compare", quiet)
     return shares
 
 
@@ -58,7 +59,10 @@ def measured(folder, workers, rounds=3, **values):
         target.prepare()
         options = {"mode": "quick", "counts": workers, "generators": 1, "seed": 7, "slo_p99_ms": 100.0}
         results = begin(target, environment, **options)
-        results.setup.plan = Plan(rounds=rounds, capacity=3, latency=0, warm_up=4, pilot=(32,))
+        plan = schedule.PLANS["quick"]
+        results.setup.plan = replace(
+            plan, rounds=(rounds, rounds + 1), latency_rounds=(1, 1), shares=(0.5,), seconds=400
+        )
         Experiment(target, results, folder, Progress(Console())).run()
     finally:
         target.close()
@@ -97,7 +101,23 @@ def test_starved_generator_recommends_nothing(tmp_path, others):
         results = measured(tmp_path, (1, 2), rounds=2)
     assert results.verdict.kind == "cannot_recommend"
     assert "generator" in results.verdict.reason
-    assert "GENERATORS" in results.verdict.next_step
+    assert results.verdict.next_step == rules.NEXT["generator"]
+
+
+def test_example_on_two_cpus_is_not_one(tmp_path, others):
+    results = decided(tmp_path, (1, 2, 3))
+    require((results.verdict.kind, results.verdict.workers) != ("recommend", 1), others)
+
+
+def test_waiting_application_shows_no_difference(tmp_path, others):
+    results = decided(tmp_path, (1, 3), APP_MODULE=f"{APPS}:waiting")
+    require(results.verdict.kind == "no_difference", others)
+
+
+def test_p99_alone_decides_for_the_better(tmp_path, others):
+    results = decided(tmp_path, (1, 8), APP_MODULE=f"{APPS}:stalling")
+    require((results.verdict.kind, results.verdict.workers) == ("recommend", 8), others)
+    assert "times the p99" in results.verdict.reason
 
 
 @contextlib.contextmanager
@@ -133,12 +153,12 @@ def runs(process):
 def has_begun(process):
     with contextlib.suppress(psutil.NoSuchProcess, OSError):
         command = process.cmdline()
-        return "--seconds" in command and Path(command[command.index("--seconds") + 1]).stat().st_size > 0
+        return "loadtest.generator" in command and Path(command[-1]).stat().st_size > 0
     return False
 
 
 def test_interrupted_experiment_leaves_a_usable_result():
-    environ = {**os.environ, "CPUS": "0.3"}
+    environ = {**os.environ}
     environ |= {"TARGET": "processes", "WORKERS": "1 2", "PROFILE": "", "SEED": "1"}
     process = subprocess.Popen(
         # A shell's background jobs ignore SIGINT, and what they start inherits that: then these tests, too.
@@ -153,7 +173,7 @@ def test_interrupted_experiment_leaves_a_usable_result():
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if "1 of 6" in line:
+        if line.startswith("  1  "):
             break
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)

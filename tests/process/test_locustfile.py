@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
 from greenstack.cli import ROOT
-from loadtest.generator import BOOT_DEADLINE, Demand, records, running
+from loadtest.generator import BOOT_DEADLINE, Demand, Stream, records, running
 from tests.chaos.load import until
 
 RATE = 200  # requests/s
@@ -60,10 +60,16 @@ def serving(folder: Path, *options: str) -> Iterator[App]:
         app.process.wait()
 
 
+@contextlib.contextmanager
+def loaded(demand: Demand, count: int = 1) -> Iterator[Stream]:
+    with running(count) as generators, generators.load(demand) as stream:
+        yield stream
+
+
 def measured(app: App, rate: float, length: int, event: Callable[[], None] = lambda: None) -> records.Load:
     """Offer `rate` for `length` seconds, let `event` happen in the third of them; give what came of it."""
     pending = [event]
-    with running(Demand(app.url, "1", rate=rate)) as stream:
+    with loaded(Demand(app.url, "1", rate=rate)) as stream:
 
         def progress(_: list[records.Record]) -> None:
             if pending and len(stream.seconds) >= 2:
@@ -75,10 +81,10 @@ def measured(app: App, rate: float, length: int, event: Callable[[], None] = lam
 
 
 def generators() -> Iterator[psutil.Process]:
-    """The Locust processes below this one."""
+    """The generators below this one."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # zombies of other tests, too
-            if "locust" in child.cmdline():
+            if "loadtest.generator" in child.cmdline():
                 yield child
 
 
@@ -123,7 +129,7 @@ def test_latency_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
 def test_arrivals_beyond_the_pool_are_counted(tmp_path: Path) -> None:
     with serving(tmp_path, "mute") as app:
         # No answer, no failure: the stream would not know that anything has begun.
-        with running(Demand(app.url, "1", rate=1000)) as stream:
+        with loaded(Demand(app.url, "1", rate=1000)) as stream:
             until(
                 lambda: stream.refresh() or sum(record.dropped for record in stream.records) > 100,
                 20,
@@ -133,7 +139,7 @@ def test_arrivals_beyond_the_pool_are_counted(tmp_path: Path) -> None:
 
 
 def test_several_generators_share_the_load(tmp_path: Path) -> None:
-    with serving(tmp_path) as app, running(Demand(app.url, "1", rate=RATE), 2) as stream:
+    with serving(tmp_path) as app, loaded(Demand(app.url, "1", rate=RATE), 2) as stream:
         stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
         load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
     assert load.generator.count == 2

@@ -2,11 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 
 from loadtest import rules, schedule
 from loadtest.generator.records import HIGHEST, Generator, encode, histogram, percentiles
-from loadtest.results import Finding, Limits, Machine, Pilot, Results, Run, Setup
-from loadtest.schedule import Plan, Step
+from loadtest.results import Finding, Limits, Machine, Results, Run, Setup
+from loadtest.schedule import Step
 
 MIB = 2**20
 
@@ -23,8 +24,8 @@ def results(  # noqa: PLR0917 - all have defaults
 ) -> Results:
     """Return a whole result; `invalid` are numbers of runs that do not count."""
     rng = random.Random(seed)  # noqa: S311 - repeatable
-    plan = schedule.plan(mode, len(workers), "containers")
-    plan = Plan(rounds or plan.rounds, plan.capacity, plan.latency, plan.warm_up)
+    plan = schedule.PLANS[mode]
+    plan = replace(plan, rounds=(rounds or 5, rounds or 5), latency_rounds=(3, 3) if mode == "full" else (1, 1))
     defaults = {
         "mode": mode,
         "target": "containers",
@@ -35,6 +36,7 @@ def results(  # noqa: PLR0917 - all have defaults
         "workers": list(workers),
         "current": 5,
         "current_is_set": False,
+        "users": 64,
         "plan": plan,
         "slo_p99_ms": 50.0,
         "command": "make loadtest MODE=full SEED=42",
@@ -48,13 +50,16 @@ def results(  # noqa: PLR0917 - all have defaults
         machine=Machine("A Processor @ 3.0 GHz", 4, 16 * 1024 * MIB, "6.12.1", "Debian 13", virtual=True),
         limits=Limits(cpus=2.0, usable_cpus=2, memory=1024 * MIB),
         setup=Setup(**{**defaults, **setup}),
-        pilot=Pilot(max(workers), {4: 2100.0, 16: 4700.0, 64: 5900.0, 256: 5750.0}, chosen=64, rising=False),
         state="complete",
     )
-    steps = schedule.capacity_steps(workers, plan.rounds, 42)
-    if plan.latency:
-        sample.rates = schedule.ladder(max(capacity(count or 1) for count in workers))
-        steps += schedule.latency_steps(workers, plan.rounds, 42, sample.rates)
+    steps = [Step(n, "capacity", count) for n in range(plan.rounds[1]) for count in schedule.order(workers, n, 42)]
+    sample.rates = schedule.ladder(max(capacity(count or 1) for count in workers), plan)
+    steps += [
+        Step(n, "latency", count, rate)
+        for n in range(plan.latency_rounds[1])
+        for count in schedule.order(workers, n, 42)
+        for rate in sample.rates
+    ]
     for number, step in enumerate(steps):
         limit = capacity(step.workers or 1) * math.exp(rng.gauss(0, noise))
         sample.runs.append(run(step, limit, 1_770_000_000.0 + 14 * number, rng))
@@ -78,17 +83,21 @@ def run(step: Step, limit: float, started: float, rng: random.Random) -> Run:
         latencies.record_value(min(microseconds, HIGHEST), max(1, count // 4000))
     return Run(
         **vars(step),
-        users=64,
         started=started,
         elapsed=10.0,
         settled=True,
         throughput=rate,
         answers=count,
         percentiles=percentiles(latencies),
+        p99s=[latencies.get_value_at_percentile(99) / 1000],
         histogram=encode(latencies),
         per_second=[rate] * 10,
-        generator=Generator(1, 0.5, 0.55, lag_p99_ms=3.1, late_p99_ms=1.2, sent=int(step.offered or 0) * 10),
+        generator=Generator(
+            1, 0.5, 0.55, lag_p99_ms=3.1, late_p99_ms=1.2, cpu_us=31.0, sent=int(step.offered or 0) * 10
+        ),
         app_cpu=min(2.0, 2.0 * rate / 5800),
+        stack_cpu=min(2.4, 2.4 * rate / 5800),
+        ours=0.8,
         throttled=max(0.0, 0.02 * step.workers * rate / 5800),
         memory=int((22 + 31.5 * step.workers) * MIB),
         workers_running=step.workers,

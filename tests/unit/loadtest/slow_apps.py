@@ -1,9 +1,11 @@
 """Applications whose best worker count is known beforehand."""
 
+import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 
@@ -41,7 +43,34 @@ async def one_thread(_app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
+def with_async_routes(app: FastAPI, delay: Callable[[], Awaitable[None]]) -> FastAPI:
+    """Give `app` the routes of the scenario as coroutines, each with `delay` in front."""
+
+    @app.get("/")
+    async def root():
+        await delay()
+        return {"Hello": "World"}
+
+    @app.get("/items/{item_id}")
+    async def item(item_id: int, q: str | None = None):
+        await delay()
+        return {"item_id": item_id, "q": q}
+
+    return app
+
+
+async def stall() -> None:
+    """Wait as for a database, and now and then hold up everybody else in the process."""
+    await anyio.sleep(2 * WAIT)
+    if random.random() < 0.0005:  # noqa: S311
+        time.sleep(4 * WAIT)
+
+
 # On one CPU a second worker has nothing to add.
 cpu_bound = with_routes(FastAPI(), burn)
 # Each worker answers 1 / WAIT requests a second and not one more, whatever the CPU: more workers, more answers.
 blocking = with_routes(FastAPI(lifespan=one_thread), lambda: time.sleep(WAIT))
+# Nothing but waiting, which one process can do for all.
+waiting = with_async_routes(FastAPI(), lambda: anyio.sleep(5 * WAIT))
+# Rates are those of the waiting, but with one worker every stall is everybody's.
+stalling = with_async_routes(FastAPI(), stall)

@@ -14,9 +14,9 @@ def results(factor=1.0, seed=1, **setup):
 def test_the_same_again_is_no_regression():
     comparison = baseline.against(results(), results(seed=2), "old")
     assert not comparison.differences
-    assert [change.workers for change in comparison.changes] == [1, 2, 3]
+    assert [change.workers for change in comparison.changes] == [1, 2, 3] * 2
     assert not any(change.regression for change in comparison.changes)
-    assert all(0.97 < change.ratio.value < 1.03 for change in comparison.changes)
+    assert all(0.97 < change.ratio.value < 1.03 for change in comparison.changes if change.ratio)
 
 
 def test_a_clear_loss_is_a_regression():
@@ -46,7 +46,7 @@ def test_a_gain_is_no_regression():
         (lambda new: setattr(new.limits, "memory", 2**29), "memory limit"),
         (lambda new: setattr(new, "scenario", "x"), "scenario"),
         (lambda new: setattr(new.setup, "generators", 2), "generators"),
-        (lambda new: setattr(new.pilot, "chosen", 16), "users of the closed loop: 64 then, 16 now"),
+        (lambda new: setattr(new.setup, "users", 16), "users of the closed loop: 64 then, 16 now"),
         (lambda new: [setattr(run, "workers", 64) for run in new.runs], "no worker count"),
     ],
 )
@@ -62,4 +62,4 @@ def test_welch_needs_two_values_each():
     assert baseline.welch([1.0], [1.0, 2.0]) is None
     ratio = baseline.welch([100, 101, 99], [50, 51, 49])
     assert ratio.value == pytest.approx(0.5, rel=0.01)
-    assert 1 - ratio.p_not_close < ALPHA
+    assert ratio.p_not_worse < ALPHA

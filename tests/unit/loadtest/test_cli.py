@@ -1,5 +1,6 @@
 """The command from options to exit status, with the measuring itself replaced."""
 
+import contextlib
 import os
 import random
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 from greenstack.cli import ROOT
 from greenstack.cli.console import CommandError
 from loadtest import __main__ as cli
-from loadtest import experiment, measure, results, schedule
-from loadtest.results import Finding, Pilot
+from loadtest import experiment, generator, measure, results
+from loadtest.results import Finding
 from loadtest.targets import NotReadyError, Target
 from loadtest.targets.worker_probe import Snapshot
 from tests.unit.loadtest import sample
@@ -24,21 +25,28 @@ class FakeTarget(Target):
 
     def __init__(self):
         super().__init__("http://127.0.0.1:1")
-        self.started, self.closed, self.stuck = [], 0, False
+        self.started, self.visits, self.closed, self.stuck = [], [], 0, False
 
     def prepare(self):
-        self.start(0)
+        pass
 
-    def start(self, workers):
-        self.started.append(workers)
-        if workers == 13:
-            raise NotReadyError("MAX_WORKERS=13: that many workers did not start")
+    def start(self, counts):
+        self.started = list(counts)
+        return {13: NotReadyError("MAX_WORKERS=13: that many workers did not start")} if 13 in counts else {}
+
+    def resume(self, workers):
+        self.visits.append(workers)
+        self.awake = workers
+
+    def pause(self, workers):
+        assert self.awake == workers
+        self.awake = None
 
     def versions(self):
         return {"nginx": "1.30.1"}
 
-    def snapshot(self, *, memory=False):
-        workers = list(range(self.started[-1] or 3))
+    def snapshot(self, workers=0, *, memory=False):
+        workers = list(range(workers or 3))
         return Snapshot(1.0, workers, 1.0, 2**25, 0, 0, cpu_quota=1.0, usable_cpus=1, memory_limit=2**30)
 
     def close(self):
@@ -59,7 +67,7 @@ def world(monkeypatch, tmp_path):
         spoil = None
         rng = random.Random(1)  # noqa: S311
 
-        def run(self, target, step, results, progress):
+        def run(self, target, _generators, step, results, progress):
             self.runs += 1
             if self.runs == self.interrupt_at:
                 raise KeyboardInterrupt
@@ -73,13 +81,9 @@ def world(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
     monkeypatch.setattr(cli, "choose", lambda *_: world.target)
     monkeypatch.setattr(cli, "RUN", tmp_path / ".run")
-    monkeypatch.setattr(measure, "pilot", pilot_of(3, 64))
+    monkeypatch.setattr(generator, "running", lambda _count: contextlib.nullcontext())
     monkeypatch.setattr(measure, "run", world.run)
     return world
-
-
-def pilot_of(workers, users):
-    return lambda *_: Pilot(workers, {users: 1000.0}, users, rising=False)
 
 
 def run(**given):
@@ -107,14 +111,18 @@ def test_recommendation_is_exit_0(world, tmp_path, capsys):
     assert world.target.closed == 1
     out = capsys.readouterr().out
     assert "MAX_WORKERS=2" in out
-    assert "9 of 9" in out
+    assert "echo MAX_WORKERS=2 >> env/prod.local.env && make deploy PROFILE=prod" in out
 
 
-def test_every_visit_starts_the_application_afresh(world):
-    run(WORKERS="1 2")
-    steps = schedule.capacity_steps([1, 2], 3, 1)
-    # Its own setting first, then the pilot with the most workers, then the runs.
-    assert world.target.started == [0, 2, *[step.workers for step in steps]]
+def test_every_count_is_started_once_and_visited(world, tmp_path):
+    run(WORKERS="1 2 3")
+    assert world.target.started == [1, 2, 3]
+    saved = results.read(only_folder(tmp_path), "X")
+    by_round = [[run.workers for run in saved.runs if run.round == n and run.phase == "capacity"] for n in (0, 1, 2)]
+    assert all(sorted(counts) == [1, 2, 3] for counts in by_round)
+    # 1 has half of the rate, which is certain after three rounds: the time is the others'.
+    assert {run.workers for run in saved.runs if run.phase == "latency"} == {2, 3}
+    assert world.target.awake is None
 
 
 def test_spoiled_runs_are_exit_3(world, tmp_path, capsys):
@@ -150,12 +158,12 @@ def test_wrong_options_are_one_line_each():
 
 
 def test_interrupted_keeps_what_was_measured(world, tmp_path, capsys):
-    world.interrupt_at = 5
+    world.interrupt_at = 7
     assert run(WORKERS="1 2") == 130
     assert world.target.closed == 1
     partial = results.read(only_folder(tmp_path), "X")
     assert partial.state == "interrupted"
-    assert len(partial.runs) == 4
+    assert len(partial.runs) == 6
     assert partial.verdict.kind == "recommend"
     assert (only_folder(tmp_path) / "report.html").exists()
     assert "interrupted: the answer rests on the runs that were done" in capsys.readouterr().out
@@ -188,13 +196,13 @@ def test_results_outlive_a_stack_that_stays(world, tmp_path, capsys):
     assert "a container does not end" in capsys.readouterr().out
 
 
-def test_a_baseline_sets_the_load(world, tmp_path, monkeypatch):
+def test_a_baseline_sets_the_load(world, tmp_path):
     run(WORKERS="1 2")
     old = only_folder(tmp_path).rename(tmp_path / "old")
-    monkeypatch.setattr(measure, "pilot", pilot_of(2, 16))
+    world.capacity = lambda workers: 700.0 * min(workers, 2)
     run(WORKERS="1 2", BASELINE=str(old))
-    (folder,) = (path for path in tmp_path.iterdir() if path not in (old, tmp_path / ".run"))
-    assert results.read(folder, "X").pilot.chosen == 64
+    (folder,) = folders(tmp_path, old)
+    assert results.read(folder, "X").rates == results.read(old, "X").rates
 
 
 def test_full_mode_measures_latency_elsewhere_too(world, tmp_path):
@@ -202,20 +210,17 @@ def test_full_mode_measures_latency_elsewhere_too(world, tmp_path):
     assert run(MODE="full", TARGET="http://127.0.0.1:1") == 0
     saved = results.read(only_folder(tmp_path), "X")
     assert saved.setup.workers == [0]
-    assert [run.phase for run in saved.runs].count("latency") == 5 * len(schedule.LADDER)
+    assert [run.phase for run in saved.runs].count("latency") == 5 * len(saved.rates)
     assert "No run has measured" not in (only_folder(tmp_path) / "report.html").read_text()
 
 
-def test_a_baseline_of_fewer_workers_sets_no_load(world, tmp_path, monkeypatch):
-    run(WORKERS="1 2")
+def test_a_baseline_sets_the_users_too(world, tmp_path):
+    run(WORKERS="1 20")
     (old,) = folders(tmp_path)
     old = old.rename(tmp_path / "old")
-    monkeypatch.setattr(measure, "pilot", pilot_of(20, 256))
-    run(WORKERS="1 20", BASELINE=str(old))
+    run(WORKERS="1 2", BASELINE=str(old))
     (new,) = folders(tmp_path, old)
-    saved = results.read(new, "X")
-    assert saved.pilot.chosen == 256
-    assert saved.baseline.differences == ["users of the closed loop: 64 then, 256 now"]
+    assert results.read(new, "X").setup.users == 80
 
 
 def test_less_under_the_objective_is_a_regression_too(world, tmp_path, monkeypatch):
@@ -224,10 +229,10 @@ def test_less_under_the_objective_is_a_regression_too(world, tmp_path, monkeypat
     old = old.rename(tmp_path / "old")
     measured = world.run
 
-    def slower_in_the_open_loop(target, step, measuring, progress):
-        run_ = measured(target, step, measuring, progress)
+    def slower_in_the_open_loop(target, generators, step, measuring, progress):
+        run_ = measured(target, generators, step, measuring, progress)
         if step.offered and step.offered > 0.7 * max(results.read(old, "X").rates):
-            run_.percentiles["99"] = 1000.0
+            run_.p99s = [1000.0]
         return run_
 
     monkeypatch.setattr(measure, "run", slower_in_the_open_loop)
@@ -274,7 +279,7 @@ def test_interrupted_before_anything_was_measured(world, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "pilot", interrupted)
+    monkeypatch.setattr(world.target, "start", interrupted)
     assert run() == 130
     assert (only_folder(tmp_path) / "report.html").exists()
 
@@ -286,13 +291,12 @@ def test_a_count_that_does_not_start_is_excluded(world, tmp_path):
     assert any("13 workers did not work" in note for note in saved.verdict.notes)
 
 
-def test_full_mode_offers_rates(world, tmp_path):
+def test_every_rate_is_offered_to_every_good_count(world, tmp_path):
+    world.capacity = lambda _: 1000.0
     assert run(MODE="full", WORKERS="1 2") == 0
     saved = results.read(only_folder(tmp_path), "X")
-    latency = [run for run in saved.runs if run.phase == "latency"]
-    assert len(latency) == 5 * 2 * len(schedule.LADDER)
-    # One start for all rates of a visit.
-    assert len(world.target.started) == 2 + 5 * 2 + 5 * 2
+    latency = [(run.workers, run.offered) for run in saved.runs if run.phase == "latency" and run.round == 0]
+    assert sorted(latency) == sorted((workers, rate) for workers in (1, 2) for rate in saved.rates)
 
 
 def test_report_can_be_written_anew(world, tmp_path):

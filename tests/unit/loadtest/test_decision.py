@@ -23,7 +23,7 @@ def near(value, rng=None):
 
 def test_the_ratio_is_paired_with_a_t_interval():
     ours, theirs = rounds(90, 110, 130), rounds(100, 120, 145)
-    ratio = paired_ratio(ours, theirs)
+    ratio = paired_ratio(ours, theirs, 0.95)
     logs = [math.log(a / b) for a, b in zip(ours.values(), theirs.values(), strict=True)]
     low, high = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     assert (ratio.low, ratio.high) == (pytest.approx(math.exp(low)), pytest.approx(math.exp(high)))
@@ -32,8 +32,9 @@ def test_the_ratio_is_paired_with_a_t_interval():
 
 
 def test_rounds_that_one_count_lacks_are_omitted():
-    assert paired_ratio({0: 1.0, 1: 1.1, 2: 9.0}, {0: 1.0, 1: 1.0}) == paired_ratio({0: 1.0, 1: 1.1}, {0: 1.0, 1: 1.0})
-    assert paired_ratio({0: 1.0}, {0: 1.0}) is None
+    common = paired_ratio({0: 1.0, 1: 1.1}, {0: 1.0, 1: 1.0}, 0.95)
+    assert paired_ratio({0: 1.0, 1: 1.1, 2: 9.0}, {0: 1.0, 1: 1.0}, 0.95) == common
+    assert paired_ratio({0: 1.0}, {0: 1.0}, 0.95) is None
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,45 @@ def test_smallest_of_the_good_ones_is_recommended():
     capacity = {1: near(500), 2: near(990), 3: near(1000), 5: near(995)}
     verdict = decide(Evidence(capacity, current=5))
     assert (verdict.kind, verdict.workers) == ("recommend", 2)
-    assert "within 5 % of the best" in verdict.reason
-    assert "1 has 50 % less" in verdict.reason
+    assert verdict.reason.startswith("990 requests/s at most")
+    assert "worse: 1 has 50 % fewer requests/s; no better: 3 has +1 % requests/s, 5 has +0 %" in verdict.reason
     assert verdict.confidence.startswith("95 %")
+
+
+def test_what_it_holds_within_the_objective_is_said():
+    held = {2: "about 700 within 100 ms"}
+    assert "about 700 within 100 ms" in decide(Evidence({1: near(500), 2: near(990)}, held=held)).reason
+
+
+def test_p99_alone_can_make_a_count_worse():
+    capacity = {1: near(1010), 2: near(1000), 3: near(1005)}
+    p99 = {1: near(90), 2: near(20), 3: near(18)}
+    verdict = decide(Evidence(capacity, [p99], current=3))
+    assert (verdict.kind, verdict.workers) == ("recommend", 2)
+    assert "1 has 5.0 times the p99 (90 ms beside 18)" in verdict.reason
+    # In the open loop alone, too.
+    assert decide(Evidence(capacity, [{}, p99])).workers == 2
+
+
+def test_p99_within_its_margin_is_no_difference():
+    capacity = {1: near(1000), 2: near(1000)}
+    assert decide(Evidence(capacity, [{1: near(25), 2: near(20)}])).kind == "no_difference"
+    scattered = {1: rounds(20, 90, 30, 15, 60), 2: rounds(20, 25, 18, 30, 22)}
+    verdict = decide(Evidence(capacity, [scattered]))
+    assert (verdict.kind, verdict.workers) == ("no_difference", 2), "1 may be worse, so it is not advised"
+    assert any("1 worker: " in note and "times the best p99, but not for certain" in note for note in verdict.notes)
+
+
+def test_p99_of_a_count_with_a_worse_rate_is_no_measure():
+    # With half of the answers it is quick to give them: the others are not worse than it is.
+    capacity = {1: near(500), 2: near(1000), 3: near(1000)}
+    assert decide(Evidence(capacity, [{1: near(5), 2: near(20), 3: near(21)}])).workers == 2
+
+
+def test_more_looks_need_more_proof():
+    capacity = {1: rounds(880, 930, 900, 925), 2: rounds(1000, 1000, 1000, 1000)}
+    standings = [compare_all(Evidence(capacity, looks=looks))[0].standing for looks in (1, 40)]
+    assert standings == ["worse", "unclear"]
 
 
 def test_a_tie_goes_to_what_somebody_has_chosen():
@@ -79,26 +116,14 @@ def test_no_difference():
     verdict = decide(Evidence(capacity, current=3))
     assert (verdict.kind, verdict.workers) == ("no_difference", 3)
     assert "keep what you have" in verdict.reason
+    assert "noise could hide" in verdict.reason
     assert decide(Evidence(capacity, current=9)).workers == 1
 
 
 def test_rates_that_agree_exactly_are_compared_too():
     same = rounds(900, 900, 900)
-    assert [comparison.standing for comparison in compare_all({1: same, 2: same, 3: rounds(450, 450, 450)})] == [
-        "best",
-        "close",
-        "slower",
-    ]
-
-
-def test_noise_is_not_taken_for_a_difference():
-    capacity = {1: rounds(980, 1010, 970), 2: rounds(1000, 980, 1010)}
-    verdict = decide(Evidence(capacity, current=2, screening=True))
-    assert (verdict.kind, verdict.workers) == ("no_difference", 2)
-    assert decide(Evidence(capacity, current=7)).workers == 1
-    assert "noise could hide" in verdict.reason
-    assert "low" in verdict.confidence
-    assert verdict.confidence.startswith("screening")
+    capacity = {1: same, 2: same, 3: rounds(450, 450, 450)}
+    assert [comparison.standing for comparison in compare_all(Evidence(capacity))] == ["best", "close", "worse"]
 
 
 def test_too_much_noise_is_no_answer():
@@ -109,23 +134,15 @@ def test_too_much_noise_is_no_answer():
 
 
 def test_counts_without_a_common_round_cannot_be_compared():
-    verdict = decide(Evidence({1: {0: 1000.0, 1: 1000.0}, 2: {1: 2000.0, 2: 2000.0}}, current=3, screening=True))
+    verdict = decide(Evidence({1: {0: 1000.0, 1: 1000.0}, 2: {1: 2000.0, 2: 2000.0}}, current=3))
     assert (verdict.kind, verdict.workers) == ("cannot_recommend", 0)
-    assert "too few rounds" in verdict.reason
+    assert "a loss of 100 %" in verdict.reason
     assert "MODE=full" in verdict.next_step
 
 
-def test_full_mode_does_not_advise_full_mode():
-    capacity = {1: rounds(900, 1100, 700), 2: rounds(1000, 800, 1200)}
-    assert "MODE=full" not in decide(Evidence(capacity)).next_step
-
-
-def test_an_unclear_smaller_count_is_mentioned():
-    capacity = {1: near(500), 2: rounds(900, 1020, 930, 1050, 940), 3: near(1000)}
-    verdict = decide(Evidence(capacity))
-    assert verdict.workers == 3
-    assert any("2 could not be told apart" in note for note in verdict.notes)
-    assert verdict.confidence.startswith("low")
+def test_an_unclear_count_is_not_recommended():
+    capacity = {1: near(500), 2: rounds(920, 960, 930, 950, 940), 3: near(1000)}
+    assert decide(Evidence(capacity, looks=100)).workers == 3
 
 
 def test_memory_above_four_fifths_of_the_limit_excludes():
@@ -143,8 +160,8 @@ def test_a_good_but_throttled_count_is_no_answer():
     assert "CPUS" in verdict.next_step
 
 
-def test_a_throttled_unclear_count_is_not_kept():
-    capacity = {1: near(1000), 3: rounds(930, 1020, 950, 1050, 940)}
+def test_a_throttled_count_is_not_kept():
+    capacity = {1: near(1000), 3: near(1001)}
     assert decide(Evidence(capacity, current=3)).workers == 3
     verdict = decide(Evidence(capacity, current=3, throttled={1: 0.0, 3: 0.5}))
     assert (verdict.kind, verdict.workers) == ("no_difference", 1)
@@ -185,16 +202,24 @@ def test_failed_counts_lose_to_working_ones():
 
 
 def test_nothing_or_one_thing_cannot_be_compared():
-    assert decide(Evidence({})).kind == "cannot_recommend"
+    assert "nothing was measured" in decide(Evidence({})).reason
     assert decide(Evidence({1: {0: 1000.0}, 2: {0: 1.0}})).kind == "cannot_recommend"
-    assert "nothing to compare" in decide(Evidence({2: near(1000)})).reason
+    assert "cannot be compared" in decide(Evidence({2: near(1000)})).reason
 
 
 def test_wrong_claims_are_as_rare_as_promised():
-    # Equal counts, noise of 1 %: "slower" must be claimed in at most 5 % of experiments, all counts together.
+    # Equal counts; noise of 2 % in the rate, of 30 % in the p99; a look after each of rounds 3, 4 and 5.
     rng = random.Random(5)  # noqa: S311
     claims = 0
-    for _ in range(400):
-        capacity = {n: rounds(*(1000 * math.exp(rng.gauss(0, 0.01)) for _ in range(5))) for n in (1, 2, 3, 4)}
-        claims += any(comparison.standing == "slower" for comparison in compare_all(capacity))
-    assert claims / 400 < 0.1  # the best is chosen by the same data, which costs a little
+    for _ in range(200):
+        series = [
+            {n: rounds(*(1000 * math.exp(rng.gauss(0, noise)) for _ in range(5))) for n in (1, 2, 3, 4)}
+            for noise in (0.02, 0.3)
+        ]
+        looks = [
+            [{n: dict(list(values.items())[:count]) for n, values in one.items()} for one in series]
+            for count in (3, 4, 5)
+        ]
+        standings = [compare_all(Evidence(capacity, [p99], looks=3)) for capacity, p99 in looks]
+        claims += any(comparison.standing == "worse" for look in standings for comparison in look)
+    assert claims / 200 < 0.1  # the best is chosen by the same data, which costs a little

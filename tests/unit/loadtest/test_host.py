@@ -6,9 +6,8 @@ import sys
 import psutil
 import pytest
 
-from greenstack.cli.environment import resolve
 from loadtest import host
-from loadtest.targets.process_stack import ProcessStack
+from loadtest.targets.process_stack import Stack
 
 
 def test_only_programs_outside_the_experiment_are_others() -> None:
@@ -23,9 +22,11 @@ def test_only_programs_outside_the_experiment_are_others() -> None:
         after = host.Usage.now()
         child.communicate(b"\n")
     passed = after.passed - before.passed
-    ours = host.others(before, after, [os.getpid()])
-    theirs = host.others(before, after, [2**22 + 1])
-    assert (theirs.share - ours.share) * passed >= 0.4, "with what is below this process"
+    ours = host.compare(before, after, [child.pid], [os.getpid()])
+    theirs = host.compare(before, after, [], [2**22 + 1])
+    assert (theirs.others - ours.others) * passed >= 0.4, "with what is below this process"
+    assert (ours.ours - theirs.ours) * passed >= 0.4
+    assert ours.stack > 0 == theirs.stack
 
 
 def test_addresses_of_this_machine() -> None:
@@ -48,8 +49,8 @@ def test_addresses_of_this_machine() -> None:
 )
 def test_local_processes_get_whole_cpus(cpus: str, usable: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
-    stack = ProcessStack(resolve("", {"CPUS": cpus}))
+    stack = Stack({"CPUS": cpus}, 0)
     try:
-        assert len(stack._cpus()) == expected
+        assert len(stack.cpus()) == expected
     finally:
         stack.close()

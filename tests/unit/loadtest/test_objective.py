@@ -10,9 +10,9 @@ RATES = (100.0, 200.0, 300.0, 400.0)
 def at(offered, came, throughput, *, p99=5.0, failed=0, dropped=0):
     """Return a run of ten seconds at `offered` requests/s."""
     generator = Generator(sent=int(came * 10) - dropped, dropped=dropped)
-    percentiles = {} if p99 is None else {"99": p99}
+    p99s = [] if p99 is None else [p99]
     answers, failures = int(throughput * 10) - failed, {"status 500": failed} if failed else {}
-    measured = {"throughput": throughput, "answers": answers, "failed": failures, "percentiles": percentiles}
+    measured = {"throughput": throughput, "answers": answers, "failed": failures, "p99s": p99s}
     return Run(0, "latency", 1, offered, elapsed=10.0, generator=generator, **measured)
 
 

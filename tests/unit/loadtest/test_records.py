@@ -1,15 +1,12 @@
 import pytest
 
 from loadtest.generator import records
-from loadtest.generator.records import Record, encode, histogram, record_duration
+from loadtest.generator.records import Record, histogram, pack
 
 
 def a_second(second, answers, generator="a", milliseconds=5.0, **other) -> Record:
-    latencies = histogram()
-    for _ in range(answers):
-        record_duration(latencies, milliseconds / 1000)
     figures = {"users": 4, "elapsed": 1.0, "cpu": 0.4, "waited": 0.1, "lag_p99_ms": 2.0, **other}
-    return Record(second, generator, answered=answers, latencies=encode(latencies), **figures)
+    return Record(second, generator, answered=answers, latencies=pack([milliseconds / 1000] * answers), **figures)
 
 
 def test_window_adds_up_what_lies_in_it():
@@ -42,10 +39,7 @@ def test_seconds_count_when_all_generators_have_reported():
 
 def test_one_second_of_late_arrivals_shows():
     def late(count, milliseconds):
-        delays = histogram()
-        for _ in range(count):
-            record_duration(delays, milliseconds / 1000)
-        return encode(delays)
+        return pack([milliseconds / 1000] * count)
 
     punctual = [a_second(second, 100, late=late(100, 1)) for second in range(1, 10)]
     hiccup = a_second(10, 100, late=late(20, 200))
@@ -94,12 +88,34 @@ def test_settled(rates, at):
 
 def test_a_record_is_one_line_that_comes_back():
     recorder = records.Recorder()
-    recorder.answered(5.0, None)
-    recorder.answered(1.0, "status 500")
-    recorder.sent(0.002)
+    recorder.latencies["/"].append(0.005)
+    recorder.failure("/", "status 500")
+    recorder.late.append(0.002)
     recorder.dropped += 1
-    record = recorder.close_second(7, 3)
+    record = recorder.close_second(7, 3, 2)
     assert (record.answered, record.failed, record.sent, record.dropped) == (1, {"status 500": 1}, 1, 1)
+    assert (record.load, records.unpack([record.latencies]).tolist()) == (2, [5000])
     assert record.line().count("\n") == 1
     assert Record.of(record.line()) == record
-    assert recorder.close_second(8, 3).answered == 0
+    assert recorder.close_second(8, 3, 2).answered == 0
+
+
+def test_a_window_has_enough_answers_for_its_p99():
+    busy = [a_second(second, 1500, milliseconds=second) for second in (1, 2, 3)]
+    assert records.measured(busy, 1, 3).p99s == [1, 2, 3]
+    slow = [a_second(second, 400, milliseconds=1) for second in range(1, 8)]
+    assert len(records.measured(slow, 1, 7).p99s) == 2
+    assert records.measured(slow[:2], 1, 2).p99s == []
+
+
+def test_many_kinds_of_failure_are_one():
+    recorder = records.Recorder()
+    for number in range(100):
+        recorder.failure("/", f"no {number}")
+    assert len(recorder.failed) == records.KINDS_MAX + 1
+    assert recorder.close_second(1, 1, 1).failed["others"] == 100 - records.KINDS_MAX
+
+
+def test_what_a_request_costs_the_generator():
+    load = records.measured([a_second(1, 9_000, cpu=0.3, failed={"status 500": 1000})], 1, 1)
+    assert load.generator.cpu_us == pytest.approx(30)

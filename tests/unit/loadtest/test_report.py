@@ -86,7 +86,9 @@ def test_answer_says_what_to_set(full):
     lines = (folder / "recommendation.env").read_text().splitlines()
     # The empty line: what it is appended to may lack its last line end.
     assert [line for line in lines if not line.startswith("#")] == ["", "MAX_WORKERS=3"]
-    assert any("make up PROFILE=prod" in line for line in lines)
+    assert any("make deploy PROFILE=prod" in line for line in lines)
+    assert "echo MAX_WORKERS=3 >> env/prod.local.env && make deploy PROFILE=prod" in page.text
+    assert "31 µs of CPU a request" in page.text
 
 
 def test_the_regression_shows(full):
@@ -109,14 +111,13 @@ def test_whatever_is_missing_is_said(results, tmp_path):
     paths = report.write(results, tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert page.sections == SECTIONS
-    assert "MODE=full" in page.text
     setting = results.verdict.kind in ("recommend", "no_difference")
     assert ("recommendation.env" in [path.name for path in paths]) == setting
 
 
 def test_an_experiment_interrupted_at_once_has_a_report(tmp_path):
     results = sample.results(mode="quick", workers=(1, 2))
-    results.runs, results.pilot, results.state = [], None, "interrupted"
+    results.runs, results.state = [], "interrupted"
     results.verdict = None
     report.write(results, tmp_path)
     page = Page((tmp_path / "report.html").read_text())

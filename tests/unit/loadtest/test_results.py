@@ -17,7 +17,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
         ("{", "not JSON"),
         ("\x00\xff", "not JSON"),
         ("[]", "not a result"),
-        ('{"version": 1}', "format 1, but this is format 2"),
+        ('{"version": 1}', "format 1, but this is format 3"),
         ('{"version": 99}', "format 99"),
         ("{}", "created"),
     ],

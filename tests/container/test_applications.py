@@ -72,7 +72,9 @@ def images(project: Path, built: dict[str, str]) -> dict[str, str]:
     choice = {**built, "APP_IMAGE": "ct-applications", "DB_IMAGE": "postgres:18"}
     if built["PYTHON_IMAGE"].startswith("greenstack/"):  # no registry
         choice["DB_IMAGE"] = f"ct-postgres:{built['TAG']}"
-        docker("build", "--quiet", "--tag", choice["DB_IMAGE"], str(APPS / "notes/postgres"))
+        # With a label it is another image than the tutorial's: the end of the run removes it, whatever its names are.
+        label = f"--label=org.opencontainers.image.revision={built['REVISION']}"
+        docker("build", "--quiet", label, "--tag", choice["DB_IMAGE"], str(APPS / "notes/postgres"))
     Stack(f"{built['TAG']}-applications", choice, project).compose("build", "app")
     return choice
 
@@ -262,6 +264,11 @@ def test_an_endless_stream_of_sse_starlette(other: Stack) -> None:
     assert other.get("/openapi.json").status_code == 200
 
 
+def sockets_in_use(stack: Stack) -> int:
+    """Return the number of replicas that nginx sends requests to."""
+    return [line for line in stack.log("nginx") if "app sockets in use" in line][-1].count(".sock")
+
+
 def call(stack: Stack, method: str, session: str | None = None, **params: Any) -> httpx.Response:
     """Send one message of the Model Context Protocol."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
@@ -273,6 +280,7 @@ def call(stack: Stack, method: str, session: str | None = None, **params: Any) -
 
 @module("tools", {"MAX_WORKERS": "1", "STICKY": "address"}, "--scale", "app=2")
 def test_sessions_of_an_mcp_server(other: Stack) -> None:
+    until(lambda: sockets_in_use(other) == 2, "nginx knows both replicas")
     client = {"name": "test", "version": "1"}
     opened = call(other, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client)
     assert opened.status_code == 200, opened.text

@@ -96,7 +96,7 @@ def _start_new_services(compose: Compose) -> None:
     """Start what the Compose files did not have before: the new version of the app may need its database at once."""
     if names := [name for name in compose.services() if name not in OURS and not compose.containers(name)]:
         say(f"starting {', '.join(names)}")
-        limit = f"--wait-timeout={rollout.READY_DEADLINE}"
+        limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
         if done.returncode:
             raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)

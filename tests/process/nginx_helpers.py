@@ -205,7 +205,8 @@ class Nginx:
 def nginx() -> Iterator[Nginx]:
     """An Nginx in a folder of its own, not started yet; what it said is shown where a test fails."""
     # Not pytest's tmp_path: its length can exceed what a unix socket's path may have.
-    with tempfile.TemporaryDirectory(prefix="nginx-") as folder:
+    # Its watch may still write when nginx has ended.
+    with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as folder:
         server = Nginx(Path(folder))
         try:
             yield server

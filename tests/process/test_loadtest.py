@@ -23,7 +23,7 @@ from loadtest.experiment import Experiment, begin
 from loadtest.report.terminal import Progress
 from loadtest.targets.process_stack import ProcessStack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 APPS = "tests.unit.loadtest.slow_apps"
 
 

@@ -95,12 +95,22 @@ follow() {
     [ "$USABLE" = "$IN_USE" ] || { IN_USE=$USABLE && use $USABLE; }
 }
 
-LOOKS=-1 IN_USE=unknown
+leave() { # nginx listens no more: it goes on with what runs, and WebSockets and event streams would run on for ever
+    for SOCKET in $USABLE; do
+        curl -s -m 2 -o /dev/null -X POST --unix-socket "$SOCKET" http://app/closez
+    done
+}
+
+LOOKS=-1 IN_USE=unknown LEAVING=''
 set +e # a failed command must not end the watch
 follow # once before nginx listens, so that restarting it beside a running app answers no 503
 # $$ is this script's process, which becomes nginx. Without an app somebody is waiting for one.
 while kill -0 $$ 2>/dev/null; do
     if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi
     follow
+    # nginx writes its pid once it listens, and removes its sockets first when it stops.
+    if [ -z "$LEAVING" ] && [ -e "$NGINX_RUN_DIR/nginx.pid" ] && [ ! -S "$NGINX_RUN_DIR/internal.sock" ]; then
+        LEAVING=1 && leave
+    fi
 done &
 set -e

@@ -26,6 +26,7 @@ class Scoreboard:
     def __init__(self) -> None:
         self._states = mmap.mmap(-1, self.SLOTS + 1)  # byte 0: has any worker ever been ready?
         self._failing = mmap.mmap(-1, 1)
+        self._goodbyes = mmap.mmap(-1, 1)
 
     def take(self) -> int:
         """Mark the lowest free slot as starting and give its number; RuntimeError when none is free."""
@@ -54,6 +55,15 @@ class Scoreboard:
     @failing.setter
     def failing(self, value: bool) -> None:
         self._failing[0] = value
+
+    @property
+    def goodbyes(self) -> int:
+        """How often nginx has said that it stops, counted round at 256: a worker that sees a change ends what lasts."""
+        return self._goodbyes[0]
+
+    def say_goodbye(self) -> None:
+        """Let every worker end its WebSockets and event streams, whose clients come back to the next nginx."""
+        self._goodbyes[0] = (self._goodbyes[0] + 1) % 256
 
     @property
     def has_served(self) -> bool:

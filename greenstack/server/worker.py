@@ -80,8 +80,12 @@ class Server(UvicornServer):
     async def main_loop(self) -> None:
         """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
         tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
+        goodbyes = self.worker.scoreboard.goodbyes
         while os.getppid() == self.worker.ppid:  # else the arbiter was killed
             over = await self.on_tick(0)  # told to stop, or over MAX_REQUESTS
+            if goodbyes != self.worker.scoreboard.goodbyes:
+                goodbyes = self.worker.scoreboard.goodbyes
+                self._end_what_lasts()
             # One after the other: workers that reach a limit together would leave nobody to answer.
             if self.should_exit or (not self._others_change() and (over or self._too_large())):
                 return
@@ -155,14 +159,18 @@ class Server(UvicornServer):
         self.lifespan.state["draining"] = True
 
     def _announce(self) -> None:
-        """Tell clients that their connection ends: WebSockets now (1012), requests in the head of their answer.
+        """Tell clients that their connection ends: what lasts now, requests in the head of their answer."""
+        self._end_what_lasts()
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle and not cycle.response_started:
+                connection.shutdown()
 
-        Event streams end, so that their clients connect again and reach another worker.
-        """
+    def _end_what_lasts(self) -> None:
+        """End WebSockets (1012) and event streams, so that their clients connect again, to what serves from now on."""
         self.worker.answers.end_event_streams()
         for connection in list(self.server_state.connections):
-            cycle = getattr(connection, "cycle", None)  # of a request; WebSockets have none
-            if not hasattr(connection, "cycle") or (cycle and not cycle.response_started):
+            if not hasattr(connection, "cycle"):  # of a request; WebSockets have none
                 connection.shutdown()
 
     async def _until_connections_are_young(self) -> None:
@@ -255,7 +263,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         app = self.wsgi
         serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
-        self.answers = Answers(RequestContext(Probes(serve, app, self.settings.health_path)))
+        self.answers = Answers(
+            RequestContext(Probes(serve, app, self.settings.health_path, self.scoreboard.say_goodbye))
+        )
         self.wsgi: Any = self.answers
 
     async def _serve(self) -> None:

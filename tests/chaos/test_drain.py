@@ -75,6 +75,22 @@ def test_websockets_are_closed_with_1012(running: Running) -> None:
         until(lambda: not alive(worker), "the worker leaves")
 
 
+def test_a_stop_of_nginx_ends_what_lasts(running: Running) -> None:
+    with running(KEEP_ALIVE=KEEP_ALIVE) as stack:
+        stack.start_app("second")
+        url = f"ws://127.0.0.1:{stack.address[1]}/ws"
+        with connect(url) as one, connect(url) as another:
+            workers = {int(websocket.recv(5)) for websocket in (one, another)}
+            stack.nginx.signal(signal.SIGQUIT)
+            for websocket in (one, another):
+                with pytest.raises(ConnectionClosed) as closed:
+                    websocket.recv(5)
+                assert closed.value.rcvd
+                assert closed.value.rcvd.code == 1012
+        assert stack.nginx.ended() == 0
+        assert all(map(alive, workers)), "the app goes on"
+
+
 def test_an_idle_websocket_lives_whatever_the_timeouts_are(running: Running) -> None:
     with (
         running(KEEP_ALIVE=KEEP_ALIVE, GRACEFUL_TIMEOUT="8", REQUEST_TIMEOUT="2") as stack,

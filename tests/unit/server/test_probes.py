@@ -27,7 +27,7 @@ class Application:
 
 def ask(app: Application, path: str, health_path: str | None = None, draining: bool = False) -> httpx.Response:
     """Request `path` of `app` behind the probes, in a worker that drains or does not."""
-    probes = Probes(app, app, health_path)
+    probes = Probes(app, app, health_path, lambda: None)
 
     async def with_state(scope: Any, receive: Any, send: Any) -> None:
         await probes({**scope, "state": {"draining": draining}}, receive, send)
@@ -71,7 +71,8 @@ def test_all_else_reaches_the_application(path: str) -> None:
 
 def test_websockets_reach_the_application() -> None:
     app = Application()
-    asyncio.run(Probes(app, app, None)({"type": "websocket", "path": "/readyz"}, None, lambda _: asyncio.sleep(0)))  # type: ignore[arg-type,return-value]
+    probes: Any = Probes(app, app, None, lambda: None)
+    asyncio.run(probes({"type": "websocket", "path": "/readyz"}, None, lambda _: asyncio.sleep(0)))
     assert [scope["type"] for scope in app.scopes] == ["websocket"]
 
 
@@ -97,3 +98,20 @@ def test_a_draining_worker_does_not_ask() -> None:
     assert answer(app, "/readyz", "/health", draining=True) == (503, {"status": "draining"})
     assert answer(app, "/healthz", "/health") == (200, {"status": "ok"})
     assert app.scopes == []
+
+
+@pytest.mark.parametrize(
+    ("client", "closed", "said"), [(None, [1], b"closing"), (("10.0.0.1", 1), [], b"the application's")]
+)
+def test_closez_is_for_unix_sockets_alone(client: tuple[str, int] | None, closed: list[int], said: bytes) -> None:
+    calls: list[int] = []
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    app = Application(200)
+    scope: Any = {"type": "http", "method": "POST", "path": "/closez", "client": client, "state": {}}
+    asyncio.run(Probes(app, app, None, lambda: calls.append(1))(scope, None, send))  # type: ignore[arg-type]
+    assert calls == closed
+    assert said in b"".join(sent)

@@ -95,6 +95,8 @@ def main(root: Path, venv: Path, system_packages: Path) -> None:
     bin_folder.mkdir()
     (bin_folder / "python3").symlink_to(interpreter)
     packages = system_packages.read_text().split()
+    # Before the packages, as tzdata-legacy may be one of them.
+    shutil.copytree("/usr/share/zoneinfo", root / "usr/share/zoneinfo", symlinks=True, ignore=ZONES_TWICE)
     if packages:
         copy_packages(packages, root)
     linked = libraries(root)
@@ -104,7 +106,6 @@ def main(root: Path, venv: Path, system_packages: Path) -> None:
     subprocess.run(["strip", "--strip-unneeded", *binaries(root)], check=True)
     for file in FILES:
         copy(Path(file), root)
-    shutil.copytree("/usr/share/zoneinfo", root / "usr/share/zoneinfo", symlinks=True, ignore=ZONES_TWICE)
     (root / "etc/passwd").write_text(USERS)
     for folder in ("tmp", "var/tmp", "run/app", "srv", "dev", "proc", "sys"):
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ The document has the routes, the log their mix and rate. Of the log nothing is c
 header, and of a path without a known route plain words only. Bodies and logins are marked TODO, to be filled in.
 """
 
+import http.client
 import json
 import keyword
 import re
@@ -232,7 +233,7 @@ def fetch_document(url: str) -> Mapping[str, Any]:
         with opener.open(f"{url}/openapi.json", timeout=10) as response:
             document: Mapping[str, Any] = json.load(response)
             return document
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return {}
 
 
@@ -256,7 +257,14 @@ def draft(source: str, environment: Environment, url: str) -> list[str]:
         document = fetch_document(url)  # of the log, too: it has the templates
         lines = log_lines(environment) if source != "openapi" else []
     log = read_log(lines)
-    drafted = combine(operations(document), log)
+    try:
+        known = operations(document)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CommandError(
+            f"FROM={source}: not an OpenAPI document that can be read; allowed: one without other files",
+            status=REFUSED,
+        ) from None
+    drafted = combine(known, log)
     if not drafted or (source == "log" and not log.requests):
         raise CommandError(
             f"FROM={source}: no routes: {url}/openapi.json and the access log have none; start the stack (make up), or "
@@ -282,4 +290,4 @@ def _read(file: Path) -> tuple[Mapping[str, Any], list[str]]:
         document = json.loads(content)
     except ValueError:
         return {}, content.splitlines()
-    return (document, []) if "paths" in document else ({}, content.splitlines())
+    return (document, []) if isinstance(document, dict) and "paths" in document else ({}, content.splitlines())

@@ -119,6 +119,8 @@ case $BIND in
         # line n of the file in-use, counted round.
         SLOTS='1 2 3 4 5 6 7 8 9 10 11 12'
         SLOT_LIMIT=$(((CONCURRENCY_LIMIT + 11) / 12)) # 0 is no limit for nginx, too
+        # A client that is bound to a full slot would be sent to another process.
+        [ "$STICKY" = off ] || SLOT_LIMIT=$CONCURRENCY_LIMIT
         # shellcheck disable=SC2086 # one word for each slot
         APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0 max_conns=$SLOT_LIMIT;\n        " $SLOTS)
         ;;

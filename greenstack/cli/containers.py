@@ -17,8 +17,13 @@ from greenstack.cli.wait import wait_until
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx")  # the services of compose.yaml
 UNCHANGED = "nothing is changed: the old version goes on"
-# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
-LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
+# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing. Once the old
+# processes accept no more, what lasts (WebSockets, event streams) is ended by the app: POST /closez.
+LET_GO = (
+    "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1 && sleep 1 && "
+    "for app in $(cat /tmp/nginx/in-use); do "
+    'curl -s -m 2 -o /dev/null -X POST --unix-socket "$app" http://app/closez || :; done'
+)
 LEAVING = "worker process is shutting down"
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
@@ -82,6 +87,11 @@ def _converge(compose: Compose) -> None:
         _try_nginx(compose)
         say("nginx has a new image or settings: it is replaced last, and refuses connections for a second then,")
         say("or for as long as a request that began just before takes")
+    for service in sorted({container.service for container in compose.containers()} - {*OURS}):
+        if service not in compose.services():
+            say(f"{service} is in no Compose file of this call any more: it is removed")
+        elif _is_old(compose, service):
+            say(f"{service} has another image or settings: Compose stops it, and starts it anew")
     _start_new_services(compose)
     if _is_old(compose, "app"):
         say("starting new replicas beside the old ones")
@@ -98,13 +108,16 @@ def _start_new_services(compose: Compose) -> None:
         say(f"starting {', '.join(names)}")
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
-        if done.returncode:
+        # Compose takes one that has done its work, as a migration does, for one that failed.
+        if done.returncode and not all(container.well for container in compose.containers(*names)):
             raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)
 
 
 def _require_networks(compose: Compose) -> None:
     """Raise CommandError where a network would be another: Compose stops all that is in it to make a new one."""
     for network in compose.networks():
+        if network.get("external"):
+            continue  # somebody else's, which Compose leaves as it is
         name, internal = network["name"], network.get("internal", False)
         states = docker.output("network", "ls", "--filter", f"name=^{name}$", "--format", "{{.Internal}}").split()
         if any(state != str(internal).lower() for state in states):

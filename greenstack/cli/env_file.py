@@ -84,7 +84,9 @@ def _add(result: EnvFile, binding: Binding, look_up: LookUp, label: str) -> None
 
     match = _ASSIGNMENT.fullmatch(statement)
     if not match:
-        fault(f"not an assignment: {_first_line(statement.strip())}; allowed: NAME=value, or # and a comment")
+        # What follows the name may be a secret, and what has no underscore may be a line of a key.
+        start = re.match(r"[A-Za-z]+_\w*", statement.strip())
+        fault(f"not an assignment{f': {start[0]}…' if start else ''}; allowed: NAME=value, or # and a comment")
         return
     name, *spaces, rest = match.groups()
     quote = rest[:1] if rest[:1] in ("'", '"') else ""

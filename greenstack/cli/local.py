@@ -20,7 +20,7 @@ from greenstack.cli.daemon import Daemon
 from greenstack.cli.environment import Environment
 from greenstack.cli.wait import wait_until
 from greenstack.server import check, healthcheck
-from greenstack.server.settings import Settings, parse_duration
+from greenstack.server.settings import Settings, parse_duration, read_by_nginx
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
 _FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
@@ -32,11 +32,7 @@ NGINX_DEADLINE = 10  # s to the first connection
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _LONGEST = 107 - len("/sockets/app-00000.sock")
 
-# The settings that nginx's entrypoint reads, as compose.yaml passes them on.
-_NGINX_READS = (
-    *("KEEP_ALIVE", "GRACEFUL_TIMEOUT", "LOG_LEVEL"),
-    *(name for name, info in check.NAMES.items() if "nginx" in str(info.json_schema_extra)),
-)
+_NGINX_READS = tuple(name for name, info in check.NAMES.items() if read_by_nginx(info))
 
 # Debian's nginx is where a user's own PATH may not lead.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
@@ -209,6 +205,10 @@ def _reload_nginx(nginx: Daemon) -> None:
     nginx.signal(signal.SIGHUP)
     if not wait_until(lambda: (new := workers()) and not new & old, NGINX_DEADLINE):
         raise CommandError(*daemon.last_words("nginx"), "nginx goes on with its old settings: its log is above")
+    # The old ones would hold WebSockets and event streams until they are cut: let the app end them.
+    for app in (socket_home() / "nginx/in-use").read_text().split():
+        command = ["curl", "-s", "-m", "2", "-o", os.devnull, "-X", "POST", "--unix-socket", app, "http://app/closez"]
+        subprocess.run(command, check=False)
 
 
 def _prepare_folders(address: str) -> None:

@@ -135,7 +135,10 @@ def log_problem(name: str, path: str) -> str | None:
 
 def time_zone_problem(name: str | None) -> str | None:
     """Return None where the system knows the time zone `name`, or there is none, else the line that says so."""
-    if name is None or Path("/usr/share/zoneinfo", name).is_file():
+    # ":/etc/localtime" is a shell's word for the machine's own, and POSIX has zones without a file: CET-1CEST.
+    if name is None or name.startswith(":") or re.fullmatch(r"[A-Za-z]{3,}[+-]?[0-9].*", name):
+        return None
+    if Path("/usr/share/zoneinfo", name).is_file():
         return None
     return f"TZ={name}: no such time zone; allowed: {allowed(NAMES['TZ'])}"
 

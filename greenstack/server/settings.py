@@ -134,7 +134,6 @@ Origins = Annotated[
 ]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
 SystemPackages = Annotated[str, _matching(r"([a-z0-9][a-z0-9+.:-]*( |$))*", "not a list of packages")]
-TimeZone = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_+/-]*", "not a time zone")]
 Number = Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")]
 
 
@@ -302,7 +301,7 @@ class Settings(BaseModel):
     system_packages: SystemPackages = _setting("compose", "", "names of Debian packages separated by spaces")
     """Debian packages that are put into the image: programs and libraries that your application needs"""
 
-    tz: TimeZone | None = _setting("compose", None, "a time zone like Europe/Berlin")
+    tz: str | None = _setting("compose", None, "a time zone like Europe/Berlin")
     """Time zone of the containers; unset: UTC"""
 
     network_internal: bool = _setting("compose", False)

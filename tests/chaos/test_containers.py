@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.chaos.conftest import AddFigure, Pick, Verdict
 from tests.chaos.load import Load, half_posts
@@ -87,6 +89,23 @@ def test_up_replaces_nginx_with_a_short_gap(start: Start, verdict: Verdict, chan
     verdict(case, stack, load.result, allowed, lambda failure: not failure.reused)
     assert not set(stack.executed()) & {failure.request.id for failure in load.result.failures}
     assert gap < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("up", {"SERVER_NAME": "127.0.0.1"}), ("down", {})], ids=["up", "down"])
+def test_websockets_of_an_nginx_that_leaves_are_told(start: Start, command: tuple[str, dict[str, str]]) -> None:
+    stack = start({**USUAL, "GRACEFUL_TIMEOUT": "60", "STOP_GRACE_PERIOD": "70s"}, probe=True)
+    name, changes = command
+    with connect(f"ws://127.0.0.1:{stack.address[1]}/ws") as websocket, ThreadPoolExecutor(1) as pool:
+        websocket.recv(5)
+        done = pool.submit(stack.command, name, check=True, **changes)
+        with pytest.raises(ConnectionClosed) as closed:
+            websocket.recv(50)
+        told = time.monotonic()
+        done.result()
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 1012
+    assert time.monotonic() - told < 30, "nothing waits for it"
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_a_file_with_six_mistakes_names_all_six(tmp_path: Path) -> None:
         "env/x.env:1: MAX_WORKER=2: no such setting; did you mean MAX_WORKERS?",
         "env/x.env:2: KEEP_ALIVE=many: not a whole number; allowed: 0 to 600",
         "env/x.env:3: LOG_LEVEL=debug: stray space; allowed: LOG_LEVEL=debug",
-        "env/x.env:4: not an assignment: GRACEFUL_TIMEOUT 30; allowed: NAME=value, or # and a comment",
+        "env/x.env:4: not an assignment: GRACEFUL_TIMEOUT…; allowed: NAME=value, or # and a comment",
         "env/x.env:5: a carriage return in the line (saved with Windows line ends?); allowed: Unix line ends",
         "env/x.env:6: APP_MODULE=app.nope:app: cannot be imported: ModuleNotFoundError: No module named 'app.nope'",
     )

@@ -79,8 +79,9 @@ def test_lines_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("foo bar", "x.env:1: not an assignment: foo bar; allowed: NAME=value, or # and a comment"),
-        ("FOO", "not an assignment: FOO"),
+        ("foo bar", "x.env:1: not an assignment; allowed: NAME=value, or # and a comment"),
+        ("FOO", "not an assignment"),
+        ("DB_PASSWORD: hunter2", "x.env:1: not an assignment: DB_PASSWORD…; allowed"),
         ("FOO: bar", "not an assignment"),
         ("1A=2", "not an assignment"),
         ("A-B=2", "not an assignment"),

@@ -9,7 +9,16 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----"
 
 @pytest.mark.parametrize(
     "name",
-    ["DB_PASSWORD", "PGPASSWORD", "SECRET_KEY", "STRIPE_API_KEY", "github_token", "SMTP_PASS", "AWS_CREDENTIALS"],
+    [
+        "DB_PASSWORD",
+        "PGPASSWORD",
+        "SECRET_KEY",
+        "STRIPE_API_KEY",
+        "OPENAI_APIKEY",
+        "github_token",
+        "SMTP_PASS",
+        "AWS_CREDENTIALS",
+    ],
 )
 def test_secrets_are_hidden_by_name(name: str) -> None:
     assert masked(name, "pa$word") == MASK
@@ -27,6 +36,8 @@ def test_secrets_are_hidden_by_value() -> None:
     assert masked("CACHE", "redis://:s3cret@cache/0") == f"redis://:{MASK}@cache/0"
     assert masked("DATABASE_URL", "postgresql://db:5432/x") == "postgresql://db:5432/x"
     assert masked("SIGNING", PEM) == MASK
+    assert masked("DSN", "host=db password=s3cret user=me") == f"host=db password={MASK} user=me"
+    assert masked("URL", "http://u:s@cret@host/x") == f"http://u:{MASK}@host/x"
 
 
 QUOTED = f'"{MASK}"'

@@ -405,7 +405,8 @@ def test_a_body_larger_than_the_memory_is_noted(largest: str, limit: int | None,
 def test_a_time_zone_must_exist() -> None:
     line = "TZ=Mars/Olympus: no such time zone; allowed: a time zone like Europe/Berlin"
     assert check.time_zone_problem("Mars/Olympus") == line
-    assert check.time_zone_problem("UTC") is None
+    for name in ("UTC", ":/etc/localtime", "CET-1CEST,M3.5.0,M10.5.0/3"):
+        assert check.time_zone_problem(name) is None
 
 
 def test_sticky_needs_replicas_of_one_worker() -> None:

@@ -71,7 +71,7 @@ def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Pat
         assert answer.status_code == 200
         pids.add(int(answer.text))
     assert len(pids) > 2, "new workers have answered"
-    gunicorn.until_logged(r'"message": "MAX_WORKER_MEMORY=120m: this worker has 1[2-9]\d MiB and is replaced"', 2)
+    gunicorn.until_logged(r'"message": "MAX_WORKER_MEMORY=120m: this worker has [1-9]\d\d MiB and is replaced"', 2)
     until(lambda: len(gunicorn.workers()) == 2, "there are two again")
 
 

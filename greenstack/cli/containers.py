@@ -17,14 +17,17 @@ from greenstack.cli.wait import wait_until
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx")  # the services of compose.yaml
 UNCHANGED = "nothing is changed: the old version goes on"
-# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing. Once the old
-# processes accept no more, what lasts (WebSockets, event streams) is ended by the app: POST /closez.
-LET_GO = (
-    "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1 && sleep 1 && "
+# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
+LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
+# There as well: the app ends what lasts (WebSockets, event streams), and its clients come back over a new connection.
+END_WHAT_LASTS = (
     "for app in $(cat /tmp/nginx/in-use); do "
     'curl -s -m 2 -o /dev/null -X POST --unix-socket "$app" http://app/closez || :; done'
 )
-LEAVING = "worker process is shutting down"
+# How nginx calls its processes: they accept connections, until a reload makes them leave.
+ACCEPTING = "nginx: worker process"
+LEAVING = f"{ACCEPTING} is shutting down"
+RELOAD_DEADLINE = 10.0  # s; nginx starts new processes first, which takes it 0.1 s
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 
@@ -147,11 +150,21 @@ def _replace_nginx(compose: Compose) -> None:
     """
     say("replacing nginx")
     nginx = compose.containers("nginx")[0].id
+    old = _nginx_workers(nginx, ACCEPTING)
     docker.output("exec", nginx, "sh", "-c", LET_GO)
+    # One that still accepts could get the clients that come back.
+    wait_until(lambda: not old & _nginx_workers(nginx, ACCEPTING), RELOAD_DEADLINE, rollout.POLL)
+    docker.output("exec", nginx, "sh", "-c", END_WHAT_LASTS)
     # Processes of before keep idle clients for CLIENT_KEEP_ALIVE; all is over after GRACEFUL_TIMEOUT.
     limit = rollout.graceful_timeout(docker.environ(nginx)) + 5
-    wait_until(lambda: LEAVING not in docker.output("top", nginx, "-o", "pid,args"), limit, rollout.POLL)
+    wait_until(lambda: not _nginx_workers(nginx, LEAVING), limit, rollout.POLL)
     compose.quiet("up", "--detach", "--no-deps", "--no-build", "nginx")
+
+
+def _nginx_workers(nginx: str, title: str) -> set[int]:
+    """Return the ids of the processes in nginx's container that call themselves `title`."""
+    lines = [line.split(maxsplit=1) for line in docker.output("top", nginx, "-o", "pid,args").splitlines()[1:]]
+    return {int(pid) for pid, name in lines if name.strip() == title}
 
 
 def why(compose: Compose, complaint: str) -> CommandError:

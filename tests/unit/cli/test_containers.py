@@ -160,6 +160,31 @@ def test_a_network_is_not_changed_under_a_running_stack(
     assert begun == ([] if refused else ["build", "converge"])
 
 
+def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepts, leaves = "nginx: worker process", "nginx: worker process is shutting down"
+    before, told = {7: accepts}, {7: accepts, 8: accepts}
+    reloaded, alone = {7: leaves, 8: accepts}, {8: accepts}
+    looks = iter([before, told, reloaded, reloaded, alone])
+    done: list[object] = []
+
+    def output(*words: str) -> str:
+        if words[0] == "exec":
+            done.append({containers.LET_GO: "reload", containers.END_WHAT_LASTS: "end what lasts"}[words[-1]])
+            return ""
+        done.append(processes := next(looks))
+        return "\n".join(["PID COMMAND", "1 nginx: master process", *(f"{pid} {processes[pid]}" for pid in processes)])
+
+    class Replaced(Fake):
+        def quiet(self, *words: str) -> None:
+            done.append(words[0])
+
+    monkeypatch.setattr(docker, "output", output)
+    monkeypatch.setattr(docker, "environ", lambda _: {})
+    monkeypatch.setattr(rollout, "POLL", 0.0)
+    containers._replace_nginx(cast(Compose, Replaced(NGINX)))
+    assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
+
+
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])
 def test_a_replica_count_out_of_bounds_is_refused(number: str) -> None:
     with pytest.raises(CommandError) as refused:

@@ -17,6 +17,8 @@ Start = Callable[..., Gunicorn]
 APP = """
 import asyncio, gc, logging, logging.config, sys, threading, warnings
 
+from tiny.lifespan import lifespan
+
 logging.getLogger("a.library").addHandler(logging.NullHandler())
 %SETUP%
 logging.info("imported")
@@ -56,11 +58,7 @@ async def thread_fails():
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        return await lifespan(receive, send)
     await globals()[scope["path"][1:]]()
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})

@@ -16,16 +16,14 @@ MEGABYTE = 1 << 20
 HUNGRY_APP = """
 import os
 
+from tiny.lifespan import lifespan
+
 kept = []
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        return await lifespan(receive, send)
     body, more = b"", True
     while more:
         message = await receive()

@@ -15,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.ports import free_port, listens
+
 ROOT = Path(__file__).parents[2]
 COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
 FAILING_LIFESPAN = """\
@@ -104,14 +106,7 @@ class Repository:
         assert not self.processes()
         assert not list(self.root.rglob("*.sock"))
         assert not list(self.root.rglob("*.pid"))
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", self.port))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        assert not listens(self.port)
 
 
 @pytest.fixture
@@ -191,8 +186,7 @@ def test_a_second_up_applies_changes_without_loss(repository: Repository) -> Non
     repository.url = f"http://127.0.0.1:{repository.port}"
     repository.ok("up")
     assert repository.get("/").json() == {"Hello": "again"}
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", old))
+    assert not listens(old)
     assert (repository.root / ".run/nginx.pid").read_text() == nginx
     repository.ok("down")
     repository.assert_gone()

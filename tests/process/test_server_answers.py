@@ -10,9 +10,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
-from .conftest import Gunicorn, until
+from .conftest import DEADLINE, Gunicorn, until
 
 Start = Callable[..., Gunicorn]
+AT_ONCE = 20.0  # s; 1 s, and the time that a busy machine takes; GRACEFUL_TIMEOUT is 60 s
 
 APP = """
 import asyncio, os
@@ -85,7 +86,7 @@ def test_event_streams_end_cleanly_when_their_worker_leaves(serve: Start, sig: s
         if sig == signal.SIGHUP:
             gunicorn.until_ready(2)
             begun = time.monotonic()
-        assert end.result(30) - begun < 5, "1 s, and the time that a busy machine takes"
+        assert end.result(DEADLINE) - begun < AT_ONCE
     until(lambda: worker not in gunicorn.workers(), "it leaves long before GRACEFUL_TIMEOUT")
     assert "Traceback" not in gunicorn.log
     assert "ERROR" not in gunicorn.log
@@ -111,7 +112,7 @@ def test_websockets_are_told_of_a_stop_at_once(serve: Start) -> None:
         gunicorn.signal(signal.SIGTERM)
         with pytest.raises(ConnectionClosed) as closed:
             websocket.recv(30)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < AT_ONCE
         assert closed.value.rcvd
         assert closed.value.rcvd.code == 1012
     assert gunicorn.ended() == 0

@@ -21,7 +21,7 @@ from tests.support.wait import DEADLINE
 ROOT = Path(__file__).parents[2]
 PROBE = {"COMPOSE_FILE": "compose.yaml:tests/support/compose.probe.yaml", "APP_MODULE": "probe:app"}
 START = 120.0  # s; generous, because three stacks may start at the same time
-COMMAND_DEADLINE = 280  # s; the builds of a whole image included
+COMMAND_DEADLINE = 580  # s; the builds of a whole image included
 
 
 def bare_environment() -> dict[str, str]:

@@ -188,9 +188,13 @@ class Server(UvicornServer):
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
             self.worker.answers.end_event_streams()  # of clients that came back on a connection of before
             now = time.monotonic()
-            if self.server_state.tasks and now < cancel_at:
+            deaf = len(self.worker.answers.deaf)  # nobody waits for these: they are cancelled with the rest
+            busy = len(self.server_state.tasks) > deaf
+            if busy and now < cancel_at:
                 idle_since = now
-            elif self.server_state.tasks or now - idle_since >= self.worker.settings.drain:
+            elif busy or now - idle_since >= self.worker.settings.drain:
+                if deaf:
+                    self.worker.log.warning(f"event streams that do not end when their client leaves: {deaf} cancelled")
                 return
             await asyncio.sleep(POLL)
 

@@ -207,11 +207,12 @@ def down(environment: Environment) -> None:
 
 
 def deploy(compose: Compose) -> None:
-    """Replace the app's containers by ones of a new image and with the settings of now."""
+    """Replace the app's containers by ones of a new image and with the settings of now; start what is new beside it."""
     require_ours(compose)
     require_nginx(compose)
     build(compose)
     _run_check(compose)
+    _start_new_services(compose)
     rollout.replace(Containers(compose))
     if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")

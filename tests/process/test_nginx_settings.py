@@ -91,6 +91,12 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
     assert f"max_conns={math.ceil(settings.concurrency_limit / 12)};" in (server.run / "nginx.conf").read_text()
 
 
+@pytest.mark.parametrize(("sticky", "limit"), [("off", 10), ("cookie", 120), ("address", 120)])
+def test_a_bound_client_may_fill_its_slot(server: Nginx, sticky: str, limit: int) -> None:
+    server.start(expect=503, STICKY=sticky, CONCURRENCY_LIMIT="120")
+    assert (server.run / "nginx.conf").read_text().count(f" max_conns={limit};") == 12
+
+
 def extremes() -> Iterator[tuple[str, int]]:
     """The least and the most that the settings allow, of each number that nginx reads."""
     for field, info in Settings.model_fields.items():

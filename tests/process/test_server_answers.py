@@ -20,7 +20,7 @@ import asyncio, os
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 
 
 async def events():
@@ -31,6 +31,14 @@ async def events():
 
 async def stream(request):
     return StreamingResponse(events(), media_type="text/event-stream")
+
+
+async def deaf(scope, receive, send):
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    while True:
+        await send({"type": "http.response.body", "body": b"data: still here\\n\\n", "more_body": True})
+        await asyncio.sleep(0.05)
 
 
 async def framed_twice(request):
@@ -49,6 +57,7 @@ async def socket(websocket):
 
 app = Starlette(routes=[
     Route("/events", stream), Route("/twice", framed_twice), Route("/chunked", chunked), WebSocketRoute("/ws", socket),
+    Mount("/deaf", deaf),
 ])
 """
 
@@ -64,9 +73,9 @@ def serve(start: Start, project: Path) -> Start:
     return run
 
 
-def listen(gunicorn: Gunicorn) -> float:
+def listen(gunicorn: Gunicorn, path: str = "/events") -> float:
     """Read an event stream to its end and return when it was; httpx raises where the end is no clean one."""
-    with gunicorn.client.stream("GET", "/events", headers={"connection": "keep-alive"}) as answer:
+    with gunicorn.client.stream("GET", path, headers={"connection": "keep-alive"}) as answer:
         assert answer.status_code == 200
         for line in answer.iter_lines():
             if line:
@@ -101,6 +110,19 @@ def test_event_streams_end_when_their_worker_is_recycled(serve: Start) -> None:
         while not end.done():
             gunicorn.get("/chunked")
     assert "Traceback" not in gunicorn.log
+
+
+def test_an_event_stream_that_ignores_its_end_is_cancelled(serve: Start) -> None:
+    gunicorn = serve()
+    with ThreadPoolExecutor() as pool:
+        end = pool.submit(listen, gunicorn, "/deaf/")
+        until(Path(gunicorn.log_file).with_suffix(".events").exists, "events arrive")
+        begun = time.monotonic()
+        gunicorn.signal(signal.SIGTERM)
+        assert end.result(30) - begun < 5, "the client is told at once"
+    assert gunicorn.ended() == 0
+    assert time.monotonic() - begun < 30, "8 s: the server does not wait for GRACEFUL_TIMEOUT"
+    gunicorn.until_logged("event streams that do not end when their client leaves: 1 cancelled")
 
 
 def test_websockets_are_told_of_a_stop_at_once(serve: Start) -> None:

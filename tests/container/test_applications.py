@@ -33,7 +33,7 @@ APPS = ROOT / "tests/apps"
 HOST = "notes.example"
 ADMIN, ANN = ({"Host": HOST, "Authorization": f"Bearer {token}"} for token in ("admins-own", "anns-own"))
 LARGE = 300 << 20  # bytes; more than MEMORY_LIMIT
-CLOSING = 5  # s in which a client is told that its worker goes
+CLOSING = 30  # s in which a client is told that its worker goes: new ones start first, which a busy machine delays
 # What the tutorial writes into env/prod.local.env, with a password that has what shells and Compose take for more.
 PROFILE = """
 COMPOSE_FILE=compose.yaml:compose.db.yaml

@@ -263,6 +263,17 @@ def test_an_application_failing_at_start_leaves_nothing(repository: Repository) 
 
 
 @needs_nginx
+def test_a_start_that_stays_unready_says_what_the_probe_heard(repository: Repository) -> None:
+    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="4")
+    assert status
+    assert lines[-2:] == [
+        "its health check was answered with 503",
+        "app-1 is not ready after START_TIMEOUT=4 seconds: its log is above",
+    ]
+    repository.assert_gone()
+
+
+@needs_nginx
 def test_a_broken_version_leaves_the_old_one(repository: Repository) -> None:
     repository.ok("up")
     before = repository.pidfiles()

@@ -12,6 +12,7 @@ from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked_yaml
+from greenstack.server import old_images
 
 REPLICAS_MAX = 12  # as many slots as nginx has (nginx/derive.sh)
 
@@ -103,6 +104,8 @@ def check_settings(profile: Profile = "") -> None:
     chosen = environment.resolve(profile)
     check_env.show(chosen)
     check_env.require(chosen, importing=True)
+    if note := old_images.note(chosen.values):
+        say(note)
     say("all settings are in order")
 
 

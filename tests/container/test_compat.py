@@ -132,6 +132,7 @@ def test_defaults(run: Run) -> None:
         ):
             assert line in log
         docker("restart", container.id)
+    container.await_answer("hello")
     assert container.get()[1] == "yes", "what prestart.sh exports reaches the application"
     assert container.state["Config"]["Env"].count("PYTHONPATH=/app") == 1
     assert container.state["Config"]["WorkingDir"].rstrip("/") == "/app"

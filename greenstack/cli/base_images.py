@@ -14,24 +14,27 @@ CA_LIMIT = 500 * 1024  # bytes; BuildKit takes no larger secret
 
 @dataclass(frozen=True)
 class Base:
-    """A base image by the variable that chooses it, and what replaces it where no registry is reached."""
+    """A base image by the variable that chooses it, and what replaces it where no registry is reached.
+
+    It is not needed where the variable `unless` names an image that was built elsewhere.
+    """
 
     variable: str
     stand_in: str
     built_by: str
+    unless: str
 
 
 BASES = (
-    Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python"),
-    Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx"),
+    Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python", "IMAGE"),
+    Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx", "EDGE_IMAGE"),
 )
 
 
 def choices(environment: Environment) -> dict[str, str]:
     """Return the variables that make the builds work here. Base images are pulled or built if need be."""
     variables = _ca_bundle(environment)
-    # Where the application's image comes from elsewhere, nginx's alone is built.
-    for base in BASES[1:] if environment.values.get("IMAGE") else BASES:
+    for base in (base for base in BASES if not environment.values.get(base.unless)):
         chosen = environment.values.get(base.variable)
         image = chosen or _base_image(base)
         if image == base.stand_in and not docker.has_image(image) and not docker.send(image):

@@ -19,6 +19,8 @@ from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx")  # the services of compose.yaml
+ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
+BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
 # In nginx's container: closes each connection after its answer from now on, as a reload loses nothing. Once the old
 # processes accept no more, what lasts (WebSockets, event streams) is ended by the app: POST /closez.
@@ -87,13 +89,7 @@ def up(compose: Compose) -> None:
     if serving:
         _require_networks(compose)
     with versions.or_back(compose):
-        if image := compose.environment.values.get("IMAGE"):
-            versions.take(compose, image)
-            say("building the image of nginx")
-            build(compose, "nginx")
-        else:
-            say("building the images")
-            build(compose)
+        _get_images(compose)
         if serving:
             _converge(compose)
         else:
@@ -106,6 +102,15 @@ def up(compose: Compose) -> None:
         if done.returncode:
             raise why(compose, done.stderr)
     versions.keep(compose)
+
+
+def _get_images(compose: Compose) -> None:
+    """Take the images that were built elsewhere, and build the others."""
+    taken = [service for service, variable in ELSEWHERE.items() if versions.take(compose, service, variable)]
+    services = compose.services().items()
+    if building := [name for name, service in services if "build" in service and name not in taken]:
+        say(f"building the image{'s' if len(building) > 1 else ''} of {', '.join(building)}" if taken else BUILDING)
+        build(compose, *building)
 
 
 def _prepare(compose: Compose, *, first: bool = False) -> None:
@@ -248,9 +253,7 @@ def deploy(compose: Compose) -> None:
     require_ours(compose)
     require_nginx(compose)
     with versions.or_back(compose):
-        if image := compose.environment.values.get("IMAGE"):
-            versions.take(compose, image)
-        else:
+        if not versions.take(compose, "app", ELSEWHERE["app"]):
             build(compose)
         _run_check(compose)
         _prepare(compose)

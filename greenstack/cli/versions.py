@@ -124,14 +124,19 @@ def wanted(compose: Compose, to: str) -> Version:
     return versions[here - 1]
 
 
-def take(compose: Compose, image: str) -> None:
-    """Make `image` the application's: from its registry, or where that has it not the one that is here.
+def take(compose: Compose, service: str, variable: str) -> bool:
+    """Make the image that `variable` names the one of `service`; return False where it names none.
 
-    Another machine's engine is given this machine's. CommandError where there is none.
+    From its registry; where that has it not, the one that is here, which another machine's engine is given.
+    CommandError where there is none.
     """
+    image = compose.environment.values.get(variable)
+    if not image:
+        return False
     say(f"pulling {image}")
     if reason := docker.pull(image):
         if not docker.send(image) and not docker.has_image(image):
-            raise CommandError(f"IMAGE={image}: cannot be pulled: {reason}; allowed: an image", status=REFUSED)
+            raise CommandError(f"{variable}={image}: cannot be pulled: {reason}; allowed: an image", status=REFUSED)
         say(f"it cannot be pulled ({reason}): taking the one that is here")
-    docker.output("tag", image, image_name(compose))
+    docker.output("tag", image, str(compose.services()[service]["image"]))
+    return True

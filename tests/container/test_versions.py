@@ -11,6 +11,7 @@ from tests.support.compose import Stack, build_image, docker
 
 pytestmark = pytest.mark.slow
 REPOSITORY = f"ct-versions-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+REPOSITORY_NGINX = f"{REPOSITORY}-nginx"
 # A registry that refuses connections at once: the images of these names are here, as `docker load` leaves them.
 ELSEWHERE = f"localhost:9/{REPOSITORY}"
 LABEL = "LABEL org.opencontainers.image.revision"
@@ -36,14 +37,17 @@ def images(app_image: str) -> Iterator[list[str]]:
             f"{ELSEWHERE}:broken", f"FROM {app_image}", "ENV BUILT_AS=bad", 'CMD ["-c", "raise SystemExit(3)"]'
         ),
     ]
-    docker("image", "rm", "--force", *names_of(REPOSITORY, ELSEWHERE))
+    docker("image", "rm", "--force", *names_of(REPOSITORY, REPOSITORY_NGINX, ELSEWHERE, f"{ELSEWHERE}-nginx"))
 
 
 @pytest.fixture(scope="module")
-def stack(start_shared: Start, built: dict[str, str], images: list[str]) -> Stack:
+def stack(start_shared: Start, built: dict[str, str], images: list[str], nginx_image: str) -> Stack:
     """A stack that serves the first of them. A build would fail."""
-    names = {"APP_IMAGE": REPOSITORY, "PYTHON_IMAGE": "localhost:9/none"}
-    settings = {**QUICK, "MAX_WORKERS": "1", "ACCESS_LOG": ""}
+    none = "localhost:9/none"
+    names = {"APP_IMAGE": REPOSITORY, "NGINX_IMAGE": REPOSITORY_NGINX, "PYTHON_IMAGE": none, "NGINX_BASE_IMAGE": none}
+    edge = f"{ELSEWHERE}-nginx:1"
+    docker("tag", nginx_image, edge)
+    settings = {**QUICK, "MAX_WORKERS": "1", "ACCESS_LOG": "", "EDGE_IMAGE": edge}
     stack = start_shared(settings, images=built | names, probe=True, up=False)
     stack.command("up", IMAGE=images[0])
     return stack

@@ -46,8 +46,8 @@ Read by `compose.yaml` alone, where the defaults stand.
 | `PYTHON_IMAGE`, `NGINX_BASE_IMAGE` | base images; unset, `make up` takes what this machine can have |
 | `COMPOSE_PROJECT_NAME` | name of the stack, with which its containers, volumes and images begin; unset, that of the \
 folder: two checkouts are two stacks |
-| `IMAGE`, `EDGE_IMAGE` | images of the application (`make up`, `make deploy`) and of nginx (`make up`) that were built \
-elsewhere; unset, they are built |
+| `IMAGE`, `EDGE_IMAGE` | images of the application (`make up`, `make deploy`) and of nginx (`make up`) that were \
+built elsewhere; unset, they are built |
 | `APP_IMAGE`, `NGINX_IMAGE`, `TAG` | names of the images that are built |
 | `APP_TARGET` | stage of docker/Dockerfile |
 | `REVISION`, `NGINX_REVISION`, `CREATED` | what the images' labels say they were made from; unset, `make` takes the \

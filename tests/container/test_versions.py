@@ -1,13 +1,22 @@
 """Versions of the application: deployed from an image that was built elsewhere, kept, listed and brought back."""
 
+import json
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import RUN, Start
 from tests.container.conftest import QUICK
 from tests.support.compose import Stack, build_image, docker
+from tests.support.ports import free_port
+from tests.support.programs import PATH, needs
+from tests.support.wait import until
 
 pytestmark = pytest.mark.slow
 REPOSITORY = f"ct-versions-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
@@ -88,6 +97,40 @@ def test_a_rollback_needs_no_registry_and_no_build(stack: Stack, images: list[st
     stack.command("scale", "1")
     refused = stack.command("rollback", TO="nothing", check=False)
     assert refused.startswith("TO=nothing: no such version; allowed: ")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A registry of this machine; gives its name."""
+    name, file = f"localhost:{free_port()}", tmp_path / "registry.json"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path)}}
+    file.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": name}}))
+    command = [str(shutil.which("docker-registry", path=PATH)), "serve", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        until(lambda: answers(f"http://{name}/v2/"), "the registry answers")
+        yield name
+        server.terminate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@needs("docker-registry")
+def test_an_image_is_pulled_from_its_registry(stack: Stack, images: list[str], registry: str) -> None:
+    name = f"{registry}/app:1"
+    docker("tag", images[2], name)
+    docker("push", "--quiet", name)
+    docker("image", "rm", name)
+    stack.command("deploy", IMAGE=images[5])
+    assert "taking the one that is here" not in stack.command("deploy", IMAGE=name)
+    assert served(stack) == "v2"
+    docker("image", "rm", name)
+    missing = stack.command("deploy", IMAGE=f"{registry}/app:2", check=False)
+    assert re.match(rf"IMAGE={registry}/app:2: cannot be pulled: .*(not found|unknown)", missing.splitlines()[-1])
 
 
 def test_a_broken_image_changes_nothing(stack: Stack, images: list[str]) -> None:

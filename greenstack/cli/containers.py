@@ -1,5 +1,6 @@
 """The stack in containers: up, down, and its replicas."""
 
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping
@@ -8,14 +9,18 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from greenstack.cli import ROOT, base_images, check_env, docker, rollout
+from greenstack.cli import ROOT, base_images, check_env, docker, revision, rollout, versions
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
+from greenstack.cli.masking import masked
+from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx")  # the services of compose.yaml
+ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
+BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
 # In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
 LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
@@ -35,9 +40,27 @@ def checked(environment: Environment, *, building: bool = True) -> Compose:
     """Check all settings, find the base images if `building`, and return the `docker compose` to run."""
     # The application's import is left to the check in its own image: that has its own Python.
     check_env.require(environment, importing=False)
-    compose = Compose(environment, base_images.choices(environment) if building else {})
+    extra = base_images.choices(environment) | revision.variables(environment.values) if building else {}
+    compose = Compose(environment, extra)
     compose.require_valid()
+    if address := docker.remote():
+        _require_no_files(compose, address)
     return compose
+
+
+def _require_no_files(compose: Compose, address: str) -> None:
+    """Raise CommandError where services mount files of this machine, which the engine at `address` does not have."""
+    secrets = ROOT / "secrets"
+    for name, service in compose.services().items():
+        for volume in service.get("volumes", ()):
+            source = Path(volume.get("source", ""))
+            if volume["type"] == "bind" and source.is_relative_to(ROOT) and source != secrets:
+                raise CommandError(
+                    f"{address}: {name} mounts {source}, which is on this machine; allowed there: what is in the image",
+                    status=REFUSED,
+                )
+    if any(not file.name.startswith(".") for file in secrets.glob("*")):
+        say(f"secrets/ is not copied: the application sees {secrets} of that machine")
 
 
 def require_ours(compose: Compose) -> None:
@@ -53,14 +76,14 @@ def require_ours(compose: Compose) -> None:
             )
 
 
-def build(compose: Compose) -> None:
-    """Build the images; silent unless it fails."""
+def build(compose: Compose, *services: str) -> None:
+    """Build the images of `services`, or all of them; silent unless it fails."""
     with out.status("building the images (a minute or two the first time)"):
-        compose.quiet("build")
+        compose.quiet("build", *services)
 
 
 def up(compose: Compose) -> None:
-    """Build the images, then start everything, or bring what runs to the present images and settings without loss.
+    """Get the images, then start everything, or bring what runs to the present images and settings without loss.
 
     CommandError with the log of what is not healthy; a version that served goes on then.
     """
@@ -68,18 +91,49 @@ def up(compose: Compose) -> None:
     serving = Containers(compose).running() and any(container.well for container in compose.containers("nginx"))
     if serving:
         _require_networks(compose)
-    say("building the images")
-    build(compose)
-    if serving:
-        _converge(compose)
-    else:
-        say("starting")
-    # As many replicas as there are; without the option Compose would go back to one.
-    scale = f"--scale=app={len(Containers(compose).running()) or 1}"
-    limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
-    done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
-    if done.returncode:
-        raise why(compose, done.stderr)
+    with versions.or_back(compose):
+        _get_images(compose)
+        if serving:
+            _converge(compose)
+        else:
+            say("starting")
+            _prepare(compose, first=True)
+        # As many replicas as there are; without the option Compose would go back to one.
+        scale = f"--scale=app={len(Containers(compose).running()) or 1}"
+        limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
+        done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
+        if done.returncode:
+            raise why(compose, done.stderr)
+    versions.keep(compose)
+
+
+def _get_images(compose: Compose) -> None:
+    """Take the images that were built elsewhere, and build the others."""
+    taken = [service for service, variable in ELSEWHERE.items() if versions.take(compose, service, variable)]
+    services = compose.services().items()
+    if building := [name for name, service in services if "build" in service and name not in taken]:
+        say(f"building the image{'s' if len(building) > 1 else ''} of {', '.join(building)}" if taken else BUILDING)
+        build(compose, *building)
+
+
+def _prepare(compose: Compose, *, first: bool = False) -> None:
+    """Run `PRE_DEPLOY` once, in the new image and as the application would run; CommandError where it fails.
+
+    At the `first` start what the application depends on (its database) is started for it.
+    """
+    command = compose.environment.values.get("PRE_DEPLOY")
+    if not command:
+        return
+    say(f"running {masked('PRE_DEPLOY', command)}")
+    program, *arguments = shlex.split(command)
+    options = ["--rm", "--quiet", "-T", *([] if first else ["--no-deps"]), f"--entrypoint={program}"]
+    status = compose.show("--progress", "quiet", "run", *options, "app", *arguments)
+    if status == 0:
+        return
+    if any(container.exit_code for container in compose.containers("check")):
+        raise why(compose, "")
+    after = "the stack is not started" if first else UNCHANGED
+    raise CommandError(rollout.unprepared(command, status), after)
 
 
 def _converge(compose: Compose) -> None:
@@ -97,6 +151,7 @@ def _converge(compose: Compose) -> None:
             say(f"{service} has another image or settings: Compose stops it, and starts it anew")
     _start_new_services(compose)
     if _is_old(compose, "app"):
+        _prepare(compose)
         say("starting new replicas beside the old ones")
         # Neither version's replicas are reached where the other's nginx looks for them.
         moved = "BIND" in _nginx_changes(compose, "BIND")
@@ -210,13 +265,51 @@ def deploy(compose: Compose) -> None:
     """Replace the app's containers by ones of a new image and with the settings of now; start what is new beside it."""
     require_ours(compose)
     require_nginx(compose)
-    build(compose)
-    _run_check(compose)
-    _start_new_services(compose)
-    rollout.replace(Containers(compose))
+    with versions.or_back(compose):
+        if not versions.take(compose, "app", ELSEWHERE["app"]):
+            build(compose)
+        _run_check(compose)
+        _start_new_services(compose)
+        _prepare(compose)
+        rollout.replace(Containers(compose))
+    try:
+        _renew_others(compose)
+    finally:
+        versions.keep(compose)
     if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
         say("connections for about a second")
+
+
+def rollback(compose: Compose, to: str) -> Version:
+    """Replace the app's containers by ones of a version that was in service, with the settings of now; return it.
+
+    `PRE_DEPLOY` is not run: an older version does not know what a newer one has made of the database.
+    """
+    require_ours(compose)
+    require_nginx(compose)
+    version = versions.wanted(compose, to)
+    say(f"going back to {version.tag}")
+    with versions.or_back(compose):
+        docker.output("tag", version.image, versions.image_name(compose))
+        _run_check(compose)
+        rollout.replace(Containers(compose))
+    _renew_others(compose)
+    return version
+
+
+def _renew_others(compose: Compose) -> None:
+    """Stop and start what else runs in the application's image, such as a worker for background jobs."""
+    services = compose.services()
+    image = services["app"]["image"]
+    sharing = [name for name, service in services.items() if name != "app" and service.get("image") == image]
+    names = sorted({container.service for container in compose.containers() if container.service in sharing})
+    if not names:
+        return
+    if others := [name for name in names if name not in OURS]:
+        say(f"replacing {', '.join(others)}")
+    # The check as well: its container would hold the old image for ever.
+    compose.quiet("up", "--detach", "--no-deps", "--no-build", *names)
 
 
 def require_nginx(compose: Compose) -> None:

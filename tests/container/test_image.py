@@ -91,7 +91,13 @@ def test_labels(built: dict[str, str], image: str, request: pytest.FixtureReques
     told = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
     assert told.keys() >= {"title", "description", "licenses", "version", "revision"}
     assert told["revision"] == built["REVISION"], "the build argument arrives"
+    assert image == "nginx_image" or "created" in told
     assert all(told.values())
+
+
+def test_the_app_image_has_its_packages_commands(app_image: str) -> None:
+    told = docker("run", "--rm", "--entrypoint", "gunicorn", app_image, "--version").stdout
+    assert told.startswith("gunicorn (version ")
 
 
 def test_no_tools_in_the_app_image(files: list[tarfile.TarInfo]) -> None:

@@ -351,6 +351,38 @@ def test_deploy_and_scale_fail_no_request(repository: Repository) -> None:
 
 
 @needs_nginx
+def test_a_command_runs_before_a_new_version(repository: Repository) -> None:
+    script = "import os; open('ran', 'a').write(os.environ['COLOUR'])"
+    refused = repository.refused("up", PRE_DEPLOY="python3 -c 'print(40 + 2); raise SystemExit(3)'")
+    assert refused[0] == 1
+    assert refused[1][-2].endswith(": ended with exit status 3: its output is above")
+    assert refused[1][-1] == "nothing is started"
+    repository.assert_gone()
+    command = f'python3 -c "{script}"'
+    assert "running python3" in repository.ok("up", PRE_DEPLOY=command, COLOUR="red")
+    before = repository.pidfiles()
+    assert repository.refused("deploy", PRE_DEPLOY="nothing-of-that-name")[1] == [
+        "nothing-of-that-name: No such file or directory",
+        "PRE_DEPLOY=nothing-of-that-name: ended with exit status 127: its output is above",
+        "nothing is changed: the old version goes on",
+    ]
+    assert repository.pidfiles() == before
+    repository.ok("deploy", PRE_DEPLOY=command, COLOUR="blue")
+    assert (repository.root / "ran").read_text() == "redblue", "once each"
+    repository.ok("scale", "2", PRE_DEPLOY="false")
+
+
+@needs_nginx
+def test_local_processes_have_no_images(repository: Repository) -> None:
+    refused = "IMAGE=a: local processes run the code of this folder; allowed: unset, or a Docker Engine"
+    assert repository.refused("up", IMAGE="a") == (2, [refused])
+    repository.ok("up")
+    assert repository.refused("deploy", IMAGE="a") == (2, [refused])
+    for command in ("rollback", "versions"):
+        assert repository.refused(command)[1][0].startswith("local processes run the code of this folder: check out")
+
+
+@needs_nginx
 def test_a_deploy_needing_another_nginx_is_refused(repository: Repository) -> None:
     repository.ok("up")
     for command in (["deploy"], ["scale", "2"]):

@@ -48,6 +48,14 @@ def run(
     return done
 
 
+def build_image(name: str, *lines: str) -> str:
+    """Build an image of the lines of a Dockerfile that needs no files, and return its name."""
+    command = ["docker", "build", "--quiet", "--tag", name, "-"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return name
+
+
 class Stack(Probed):
     """One project. `settings` are the shell's variables; `env_files` go before them, as `--env-file`."""
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from greenstack.cli import containers, docker, local, main, rollout
+from greenstack.cli import containers, docker, local, main, rollout, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -205,6 +205,8 @@ def test_a_network_is_not_changed_under_a_running_stack(
     begun: list[str] = []
     monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
+    monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     monkeypatch.setattr(Networked, "run", lambda *_: subprocess.CompletedProcess([], 0), raising=False)
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
         containers.up(cast(Compose, Networked()))

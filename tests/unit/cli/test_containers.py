@@ -108,6 +108,8 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     monkeypatch.setattr(containers, "require_nginx", lambda _: None)
     monkeypatch.setattr(containers, "build", lambda _: None)
+    monkeypatch.setattr(containers, "_renew_others", lambda _: None)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     command(cast(Compose, compose))
     assert before == [commands]
     assert all(words[-1] == "db" and "--wait" in words for words in compose.commands)
@@ -203,7 +205,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
-    monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
+    monkeypatch.setattr(containers, "_get_images", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
     monkeypatch.setattr(versions, "keep", lambda _: None)

@@ -240,6 +240,22 @@ def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.
     assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
 
 
+def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal it does, where a volume's options have changed, and would wait for ever."""
+    given: list[object] = []
+
+    def run(*_: object, **options: object) -> subprocess.CompletedProcess[str]:
+        given.append(options.get("stdin"))
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Environment, "pass_on", lambda _: None)
+    compose = Compose(Fake.environment, {})
+    compose.run("up")
+    compose.quiet("up")
+    assert given == [subprocess.DEVNULL] * 2
+
+
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])
 def test_a_replica_count_out_of_bounds_is_refused(number: str) -> None:
     with pytest.raises(CommandError) as refused:

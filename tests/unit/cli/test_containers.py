@@ -203,7 +203,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
-    monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
+    monkeypatch.setattr(containers, "_get_images", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
     monkeypatch.setattr(versions, "keep", lambda _: None)

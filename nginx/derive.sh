@@ -110,6 +110,40 @@ for DIRECTIVE in "keepalive_min_timeout ${CLIENT_KEEP_ALIVE}s;" "max_headers 100
     ! knows "$DIRECTIVE" || NEWER="$NEWER $DIRECTIVE"
 done
 
+# --- HTTPS. A line of the templates that begins with ${IF_TLS} is a comment without it, one with ${IF_PLAIN} with it.
+IF_TLS='#' IF_PLAIN='' IF_ACME='#' IF_FILES='#' IF_HTTP3='#' TLS_HEADERS='' PORT_SHOWN='' HSTS=''
+case $TLS in
+    off) ;;
+    *)
+        IF_TLS='' IF_PLAIN='#'
+        if [ "$TLS" = acme ]; then IF_ACME=''; else IF_FILES=''; fi
+        [ "$HTTPS_PORT" = 443 ] || PORT_SHOWN=:$HTTPS_PORT
+        [ "$HSTS_MAX_AGE" = 0 ] || HSTS="max-age=$HSTS_MAX_AGE"
+        # shellcheck disable=SC2016 # nginx's own variables
+        TLS_HEADERS='add_header Strict-Transport-Security $hsts always;'
+        # Since 1.25.1 HTTP/2 is a directive; before, a word of `listen`.
+        WITH_HTTP2='' HTTP2='http2 on;'
+        knows 'http2 on;' || { WITH_HTTP2=' http2' HTTP2=''; }
+        # 1.27.4 remembers the certificate between handshakes: a third of their CPU time. After 5 s it looks for a new one.
+        CERTIFICATE_CACHE='ssl_certificate_cache max=4 inactive=1d valid=5s;'
+        knows "$CERTIFICATE_CACHE" || CERTIFICATE_CACHE=''
+        # Only since 1.23.2 nginx renews the keys of the tickets, without which they are a key for all that was recorded.
+        SESSION_TICKETS=''
+        [ -n "$HTTP2" ] || SESSION_TICKETS='ssl_session_tickets off;'
+        # A key exchange that quantum computers do not break, where OpenSSL has it (3.5).
+        CURVES=X25519MLKEM768:X25519:prime256v1:secp384r1
+        knows "server { listen unix:$NGINX_RUN_DIR/probe.sock ssl; ssl_reject_handshake on; ssl_ecdh_curve $CURVES; }" ||
+            CURVES=${CURVES#*:}
+        # shellcheck disable=SC2153 # a setting
+        if [ "$HTTP3" = off ]; then :; elif knows 'http3 on;'; then
+            IF_HTTP3=''
+            TLS_HEADERS="$TLS_HEADERS add_header Alt-Svc 'h3=\":$HTTPS_PORT\"; ma=86400' always;"
+        else
+            say "HTTP3=on: this nginx does not speak it; HTTP/1.1 and 2 are served"
+        fi
+        ;;
+esac
+
 # --- The servers of the upstream block.
 case $BIND in
     unix:*)

@@ -18,7 +18,7 @@ from greenstack.cli import ROOT, check_env, local
 from greenstack.cli.environment import Environment
 from loadtest.generator import free_port, last_line, yield_cpu
 from loadtest.schedule import Kind
-from loadtest.targets import PAUSE, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
+from loadtest.targets import PAUSE, PLAIN, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
 
 STOP_DEADLINE = 1.0  # s; nothing is in flight any more, so there is nothing to be graceful about
@@ -112,6 +112,7 @@ class Stack:
                 "NGINX_LISTEN": listen,
                 "BIND": bind,
                 "HOST_ADDRESSES": local.HOST_ADDRESSES,
+                **PLAIN,
             }
             self.nginx = self._launch("nginx", ["sh", str(ROOT / "nginx/entrypoint")], own)
             yield_cpu(self.nginx.pid)

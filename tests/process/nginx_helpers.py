@@ -73,8 +73,9 @@ class Nginx:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run, self.sockets = folder, folder / "run", folder / "sockets"
         self.journal, self.access_log, self.error_log = folder / "journal", folder / "access", folder / "error"
-        with socket.create_server(("127.0.0.1", 0)) as free:
+        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as free_too:
             self.address: tuple[str, int] = free.getsockname()
+            self.tls_address: tuple[str, int] = free_too.getsockname()
         self.apps: list[App] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.sockets.mkdir(mode=0o777)
@@ -83,7 +84,8 @@ class Nginx:
         """Give the environment that the entrypoint is started with."""
         return {
             "PATH": PATH, "BIND": f"unix:{self.sockets}/{{hostname}}.sock", "KEEP_ALIVE": "1",
-            "NGINX_RUN_DIR": str(self.run), "NGINX_LISTEN": f"127.0.0.1:{self.address[1]}", **settings,
+            "NGINX_RUN_DIR": str(self.run), "NGINX_LISTEN": f"127.0.0.1:{self.address[1]}",
+            "NGINX_LISTEN_TLS": f"127.0.0.1:{self.tls_address[1]}", "CERTIFICATES": str(self.folder), **settings,
         }  # fmt: skip
 
     def start(self, expect: int | None = 200, **settings: str) -> "Nginx":
@@ -107,10 +109,10 @@ class Nginx:
 
     def serving(self) -> bool:
         """Tell whether it is past its own test, in which it listens for a moment as well."""
-        pid_file = self.run / "nginx.pid"
-        return (
-            pid_file.exists() and pid_file.read_text() == f"{self.process and self.process.pid}\n" and self.connects()
-        )
+        with contextlib.suppress(FileNotFoundError):
+            pid = (self.run / "nginx.pid").read_text()
+            return pid == f"{self.process and self.process.pid}\n" and self.connects()
+        return False
 
     def connects(self) -> bool:
         """Tell whether somebody listens on its port."""

@@ -83,10 +83,12 @@ done
 set +f
 
 # --- What can be switched off: its lines in the template become comments.
-IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT=''
+IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT='' IF_CACHE='' IF_STATIC=''
 [ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'
 [ "$RATE_LIMIT" != 0 ] || IF_RATE_LIMIT='#'
 [ "$CONNECTION_LIMIT" != 0 ] || IF_CONNECTION_LIMIT='#'
+[ "$RESPONSE_CACHE" != 0 ] || IF_CACHE='#'
+[ -n "$STATIC_PATH" ] || IF_STATIC='#'
 BURST="burst=${RATE_LIMIT_BURST:-$((RATE_LIMIT * 2))} nodelay"
 [ "$RATE_LIMIT_BURST" != 0 ] || BURST='' # nginx refuses burst=0
 

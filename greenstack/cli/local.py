@@ -252,6 +252,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "NGINX_LISTEN": listen_address(environment),
         "NGINX_LISTEN_TLS": tls_address(environment),
         "CERTIFICATES": str(ROOT / (environment.values.get("TLS_FOLDER") or ".")),
+        "STATIC_FILES": str(ROOT / (environment.values.get("STATIC_FOLDER") or ".")),
         "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
@@ -260,7 +261,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
 def _fingerprint(environ: Mapping[str, str]) -> str:
     """Return a digest that differs where nginx would run differently: of its settings and its own files."""
     digest = hashlib.sha256()
-    for name in ("NGINX_LISTEN", "NGINX_LISTEN_TLS", "NGINX_RUN_DIR", "CERTIFICATES", *_NGINX_READS):
+    for name in ("NGINX_LISTEN", "NGINX_LISTEN_TLS", "NGINX_RUN_DIR", "CERTIFICATES", "STATIC_FILES", *_NGINX_READS):
         digest.update(f"{name}={environ.get(name)}\n".encode())
     for file in sorted((ROOT / "nginx").rglob("*")):
         digest.update(file.read_bytes() if file.is_file() else b"")

@@ -144,6 +144,8 @@ FilePath = Annotated[
     str, _matching(r"(?!.*\.\./)[A-Za-z0-9_-][A-Za-z0-9._/-]*", "not a path of letters, digits and . _ - /")
 ]
 Folder = Annotated[str, _matching(r"(/|\./)[A-Za-z0-9._/@+-]*", "not a path that begins with / or ./")]
+StaticPath = Annotated[str, _matching(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", "not a path")]
+StaticFolder = Annotated[str, _matching(r"(\.?/)?[A-Za-z0-9._/@+-]+", "not a path or a volume's name")]
 HttpsUrl = Annotated[str, _matching(r"https://[!-~]+", "not an https URL")]
 Email = Annotated[str, _matching(r"[^@\s]+@[^@\s]+", "not an e-mail address")]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
@@ -291,6 +293,13 @@ class Settings(BaseModel):
     gzip: Literal["on", "off"] = _setting("nginx", "on")
     """Compress JSON, HTML, CSS, JavaScript and SVG for clients that can read it; never event streams"""
 
+    response_cache: BodySize = _setting("nginx", "0", "a size like 100m")
+    """Disk for answers that the application marks as cacheable (`Cache-Control: max-age=60`): nginx gives them out by
+    itself, but not to requests with cookies or `Authorization`; 0: none"""
+
+    static_path: StaticPath | None = _setting("nginx", None, "a path like /static")
+    """Paths below it are files in `STATIC_FOLDER`, which nginx answers by itself; unset: none"""
+
     tls: Literal["off", "files", "acme"] = _setting("nginx", "off")
     """HTTPS, and what belongs to it: port 443, a redirect from port 80, HSTS, HTTP/2. `files`: with a certificate that
     you have; `acme`: with one that certbot gets and renews"""
@@ -315,6 +324,9 @@ class Settings(BaseModel):
 
     tls_folder: Folder | None = _setting("compose", None, "a path that begins with / or ./")
     """`TLS=files`: the folder that nginx reads the certificate from, as user 101"""
+
+    static_folder: StaticFolder = _setting("compose", "static", "a path that begins with / or ./, or a volume's name")
+    """Where the files for `STATIC_PATH` are"""
 
     acme_email: Email | None = _setting("compose", None, "an e-mail address")
     """`TLS=acme`: where the certificate authority reaches you; giving it means agreeing to the authority's terms"""

@@ -113,6 +113,7 @@ class Stack:
                 "BIND": bind,
                 "HOST_ADDRESSES": local.HOST_ADDRESSES,
                 **PLAIN,
+                "STATIC_FILES": str(ROOT / (self.environ.get("STATIC_FOLDER") or ".")),
             }
             self.nginx = self._launch("nginx", ["sh", str(ROOT / "nginx/entrypoint")], own)
             yield_cpu(self.nginx.pid)

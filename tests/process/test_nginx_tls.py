@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,15 @@ def test_http3_that_nginx_lacks_is_said(own: Edge) -> None:
         pytest.skip("this nginx speaks HTTP/3")
     assert "alt-svc" not in own.start(HTTP3="on").get().headers
     assert own.said("HTTP3=on: this nginx does not speak it")
+
+
+def test_mozillas_profile_is_kept(edge: Edge) -> None:
+    host, port = edge.address
+    options = ["--mozilla_config=intermediate", "--certinfo", f"--certinfo_ca_file={edge.pem}"]
+    command = [sys.executable, "-m", "sslyze", *options, f"{NAME}:{port}{{{host}}}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "OK - Compliant" in done.stdout
 
 
 def test_without_tls_nobody_listens_there() -> None:

@@ -12,21 +12,22 @@ import httpx
 
 from tests.support.http import Address, LostError, Request, Response
 
-EACH = 500  # requests; nginx allows 1,000 (keepalive_requests)
-
 
 class TlsConnection:
-    """One keep-alive connection to `name` at `address`; `request` opens it, and opens it again where it has ended."""
+    """One keep-alive connection to `name` at `address`; `request` opens it, and opens it again where it has ended.
 
-    def __init__(self, address: Address, trust: ssl.SSLContext, name: str, *, http2: bool) -> None:
-        self.address, self.trust, self.name, self.http2 = address, trust, name, http2
+    After `each` requests a new one is opened; nginx allows 1,000 (keepalive_requests).
+    """
+
+    def __init__(self, address: Address, trust: ssl.SSLContext, name: str, *, http2: bool, each: int = 500) -> None:
+        self.address, self.trust, self.name, self.http2, self.each = address, trust, name, http2, each
         self.reused = False
         self._client: httpx.AsyncClient | None = None
         self._requests = 0
 
     async def request(self, request: Request) -> Response:
         """Send `request` and read its response; LostError where there is none."""
-        if self._client is None or self._requests >= EACH:
+        if self._client is None or self._requests >= self.each:
             await self.aclose()
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=10)
             self._client = httpx.AsyncClient(

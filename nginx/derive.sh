@@ -102,7 +102,10 @@ esac
 
 # --- What this binary knows; Debian 12's 1.22 lacks some. Asking it is surer than comparing versions.
 knows() { # DIRECTIVE... of the http block
-    printf 'events {}\npid %s/probe.pid;\nhttp { %s }\n' "$NGINX_RUN_DIR" "$*" >"$NGINX_RUN_DIR/probe.conf"
+    # Where there is a server, nginx makes the folders of all its modules, and opens its log.
+    FOLDERS=$(printf ' %s_temp_path %s/unused;' client_body "$NGINX_TEMP_DIR" proxy "$NGINX_TEMP_DIR" \
+        fastcgi "$NGINX_TEMP_DIR" uwsgi "$NGINX_TEMP_DIR" scgi "$NGINX_TEMP_DIR")
+    printf 'events {}\npid %s/probe.pid;\nhttp { access_log off;%s %s }\n' "$NGINX_RUN_DIR" "$FOLDERS" "$*" >"$NGINX_RUN_DIR/probe.conf"
     nginx -t -q -e /dev/null -c "$NGINX_RUN_DIR/probe.conf" 2>/dev/null
 }
 # keepalive_min_timeout: a reload or stop cuts off no idle client that could be sending just then, but answers it once

@@ -1,5 +1,6 @@
 """HTTPS in containers: a certificate that one has, and one that certbot gets from a certificate authority (pebble)."""
 
+import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ import httpx
 import pytest
 
 from tests.conftest import Start
-from tests.support.certificates import NAME, Authority, get, replace, shown
-from tests.support.compose import Stack, docker
+from tests.support import http3
+from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
+from tests.support.compose import PROBE, Stack, docker
 from tests.support.ports import free_port
 from tests.support.wait import until
 
+FILES = "compose.yaml:compose.tls-files.yaml"
 FIRST_ANSWER = 15  # s from `make up` to a valid certificate, on a machine that has nothing else to do
 PATIENCE = 8  # times that; the tests share their machine
 
@@ -46,7 +49,7 @@ def secure(start: Start, tmp_path: Path) -> Secure:
     port = free_port()
     settings = {
         "TLS": "files", "TLS_FOLDER": str(tmp_path), "SERVER_NAME": NAME, "HTTPS_PORT": str(port),
-        "HTTP_HOST": "127.0.0.1", "COMPOSE_FILE": "compose.yaml:compose.tls-files.yaml",
+        "HTTP_HOST": "127.0.0.1", "COMPOSE_FILE": FILES,
     }  # fmt: skip
     secure = Secure(start(settings, up=False), tmp_path, ("127.0.0.1", port))
     secure.pem.write_bytes(authority.pem)
@@ -64,7 +67,24 @@ def test_certificate_of_ones_own_is_served(secure: Secure) -> None:
     assert (plain.status_code, plain.headers["location"]) == (308, f"https://{NAME}:{secure.address[1]}/items/1")
     with pytest.raises(ssl.SSLError):
         shown(secure.address, secure.pem, "other.test")
+    # A key exchange that nginx 1.22 does not have.
+    rendered = docker("exec", secure.stack.ids("nginx")[0], "cat", "/tmp/nginx/tls.conf").stdout  # noqa: S108
+    assert "ssl_ecdh_curve X25519MLKEM768:" in rendered
     assert secure.stack.command("url").strip() == f"https://{NAME}:{secure.address[1]}"
+
+
+def test_http3_says_the_same_to_the_app(secure: Secure) -> None:
+    secure.stack.environ |= {"HTTP3": "on", **PROBE, "COMPOSE_FILE": f"{FILES}:tests/support/compose.probe.yaml"}
+    secure.stack.up()
+    port = secure.address[1]
+    assert secure.get().headers["alt-svc"] == f'h3=":{port}"; ma=86400'
+    answer = http3.get(secure.address, secure.pem, NAME, "/anything")
+    assert answer.status == 200
+    over2 = dict(secure.get("/anything", http2=True).json()["headers"])
+    over3 = dict(json.loads(answer.body)["headers"])
+    for name in ("host", "x-forwarded-host", "x-forwarded-proto"):
+        assert over2[name] == over3[name], name
+    assert over3["host"] == f"{NAME}:{port}"
 
 
 @pytest.mark.slow
@@ -162,6 +182,7 @@ def test_certificate_is_got_renewed_and_kept(acme: Acme) -> None:
     assert took < PATIENCE * FIRST_ANSWER
     assert output.splitlines()[-1] == f"the stack answers at https://{NAME}:{acme.address[1]}/"
     assert "is valid until" in acme.certbots_lines()[-1]
+    assert mozilla_faults(acme.address, acme.pem) == []
 
     acme.renew()
 

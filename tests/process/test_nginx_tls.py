@@ -5,7 +5,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import httpx
 import pytest
 
 from tests.process.nginx_helpers import ENTRYPOINT, Nginx, knows, needs_nginx, nginx
-from tests.support.certificates import NAME, Authority, get, replace, shown
+from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
 from tests.support.wait import until
 
 pytestmark = needs_nginx
@@ -219,12 +218,10 @@ def test_http3_that_nginx_lacks_is_said(own: Edge) -> None:
 
 
 def test_mozillas_profile_is_kept(edge: Edge) -> None:
-    host, port = edge.address
-    options = ["--mozilla_config=intermediate", "--certinfo", f"--certinfo_ca_file={edge.pem}"]
-    command = [sys.executable, "-m", "sslyze", *options, f"{NAME}:{port}{{{host}}}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "OK - Compliant" in done.stdout
+    # trustme's certificates are too unlike a real one's for it; pebble's are not (tests/container/test_https.py).
+    assert [
+        fault for fault in mozilla_faults(edge.address, edge.pem) if "certificate_path_validation" not in fault
+    ] == []
 
 
 def test_without_tls_nobody_listens_there() -> None:

@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,18 @@ def shown(
         trust.wrap_socket(plain, server_hostname=name) as tls,
     ):
         return tls.getpeercert(binary_form=True) or b"", tls.selected_alpn_protocol()
+
+
+def mozilla_faults(address: tuple[str, int], pem: Path) -> list[str]:
+    """Return what sslyze finds that is not as Mozilla's profile "intermediate" has it."""
+    server = f"{NAME}:{address[1]}{{{address[0]}}}"
+    options = ["--mozilla_config=intermediate", "--certinfo", f"--certinfo_ca_file={pem}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sslyze", *options, server], capture_output=True, text=True, check=False
+    )
+    _, _, verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
+    assert "Compliant" in verdict or "Not compliant" in verdict, done.stdout + done.stderr
+    return [line.strip() for line in verdict.splitlines() if line.lstrip().startswith("* ")]
 
 
 def context(pem: Path) -> ssl.SSLContext:

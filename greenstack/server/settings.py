@@ -141,7 +141,7 @@ Origins = Annotated[
     str, _matching(r"(\*|https?://[A-Za-z0-9.:\[\]-]+( https?://[A-Za-z0-9.:\[\]-]+)*)", "not a list of origins")
 ]
 FilePath = Annotated[
-    str, _matching(r"(?!.*\.\./)[A-Za-z0-9_-][A-Za-z0-9._/-]*", "not a path of letters, digits and . _ - /")
+    str, _matching(r"(?!.*\.\./)[A-Za-z0-9_-][A-Za-z0-9._/-]*", "not a path, or one that leads elsewhere")
 ]
 Folder = Annotated[str, _matching(r"(/|\./)[A-Za-z0-9._/@+-]*", "not a path that begins with / or ./")]
 StaticPath = Annotated[str, _matching(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", "not a path")]

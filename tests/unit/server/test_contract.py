@@ -70,6 +70,18 @@ def test_defaults_that_compose_needs_are_the_settings_own() -> None:
     assert ours.keys() >= {"STOP_GRACE_PERIOD", "MEMORY_LIMIT", "CPUS", "PIDS_LIMIT", "HTTP_HOST", "HTTP_PORT"}
 
 
+@pytest.mark.parametrize("tls", ["files", "acme"])
+def test_compose_files_for_tls_have_its_defaults(tls: str) -> None:
+    text = (ROOT / f"compose.tls-{tls}.yaml").read_text()
+    settings = Settings.from_environ({"TLS": tls})
+    knobs = {name: value for name, value in KNOB.findall(text) if name.lower() in Settings.model_fields}
+    assert knobs == {"HTTP_PORT": str(settings.http_port), "HTTPS_PORT": str(settings.https_port)}
+    # All addresses of both families, unless one is named.
+    assert settings.http_host == "0.0.0.0"
+    assert text.count('"${HTTP_HOST:+${HTTP_HOST}:}$') == text.count(":8080") + text.count(":8443") == 3
+    assert f"COMPOSE_TLS: {tls}" in text
+
+
 def test_every_knob_has_one_default() -> None:
     assert {name: values for name, values in defaults().items() if len(values) > 1} == {}
     # A ${NAME} without a default is empty and passes `docker compose config` silently.

@@ -50,7 +50,7 @@ def start(environment: Environment) -> float:
     try:
         with ThreadPoolExecutor(1) as pool:
             up = pool.submit(compose.output, "up", "--detach", "--no-build")
-            while complaint := fault(port, HELLO):
+            while complaint := fault(f"http://127.0.0.1:{port}", HELLO):
                 if up.done():
                     up.result()  # raises what went wrong
                 if time.monotonic() - began > LIMIT:

@@ -21,6 +21,7 @@ from greenstack.server.cgroup import Cgroup
 HERE = Path(__file__).resolve().parent
 IMAGE = "greenstack-bench"
 READY = 60  # s; until the right answers come, and again until all is healthy
+PLAIN = {"TLS": "off", "HTTP3": "off"}  # whatever the profile of this machine says
 CERTIFICATE = RUN / "bench-certificate"
 AT_ONCE = 4  # containers started side by side; more gains nothing on two CPUs
 CONNECTIONS = 64  # of wrk, in all figures that were ever published
@@ -86,6 +87,7 @@ class Running:
             "COMPOSE_PROJECT_NAME": self.project,
             "MAX_WORKERS": str(contestant.workers),
             "GUNICORN_CMD_ARGS": HEARTBEAT,
+            **PLAIN,
             "TLS_FOLDER": str(CERTIFICATE),
         }
         self.compose = compose_files(environment, contestant.overlays, variables | contestant.variables)

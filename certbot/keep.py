@@ -45,8 +45,9 @@ def main() -> None:
     wait_for_nginx(names[0])
     retry = FIRST_RETRY
     while True:
-        fault = attempt(names, force=now.is_set())
+        force = now.is_set()
         now.clear()
+        fault = attempt(names, force=force)
         pause = retry if fault else INTERVAL
         retry = min(2 * retry, LONGEST_RETRY) if fault else FIRST_RETRY
         if fault:

@@ -99,9 +99,9 @@ def test_unknown_names_get_no_certificate(edge: Edge) -> None:
             edge.shown(name)
 
 
-def test_known_handshake_with_unknown_host_is_dropped(edge: Edge) -> None:
-    with pytest.raises(httpx.RemoteProtocolError):
-        edge.get(headers={"host": "other.test"})
+@pytest.mark.parametrize("http2", [False, True])
+def test_unknown_host_after_a_known_handshake_is_misdirected(edge: Edge, http2: bool) -> None:
+    assert edge.get(headers={"host": "other.test"}, http2=http2).status_code == 421
 
 
 def test_http2_is_agreed_on(edge: Edge) -> None:

@@ -1,7 +1,7 @@
 """HTTPS at nginx, with a certificate that one has: TLS=files."""
 
 import json
-import shutil
+import os
 import socket
 import ssl
 import subprocess
@@ -14,6 +14,7 @@ import pytest
 
 from tests.process.nginx_helpers import ENTRYPOINT, Nginx, knows, needs_nginx, nginx
 from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
+from tests.support.programs import needs
 from tests.support.wait import until
 
 pytestmark = needs_nginx
@@ -224,6 +225,23 @@ def test_mozillas_profile_is_kept(edge: Edge) -> None:
     ] == []
 
 
+@needs("chromium", "certutil")
+def test_browser_opens_the_page(edge: Edge, tmp_path: Path) -> None:
+    store = tmp_path / ".pki/nssdb"
+    store.mkdir(parents=True)
+    certutil = ["certutil", "-d", f"sql:{store}"]
+    subprocess.run([*certutil, "-N", "--empty-password"], check=True)
+    subprocess.run([*certutil, "-A", "-n", "test", "-t", "C,,", "-i", edge.pem], check=True)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    to_us = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
+    url = f"https://{NAME}:{edge.address[1]}/in-a-browser"
+    command = ["chromium", *options, to_us, "--virtual-time-budget=2000", "--dump-dom", url]
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=200)
+    assert '"target": "/in-a-browser"' in done.stdout, done.stderr[-2000:]
+    assert edge.server.logged("/in-a-browser")["protocol"] == "HTTP/2.0"
+
+
 def test_without_tls_nobody_listens_there() -> None:
     with nginx() as server:
         server.app()
@@ -232,7 +250,7 @@ def test_without_tls_nobody_listens_there() -> None:
             socket.create_connection(server.tls_address)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@needs("openssl")
 @pytest.mark.parametrize("version", ["tls1", "tls1_1"])
 def test_old_versions_of_tls_are_refused(edge: Edge, version: str) -> None:
     host, port = edge.address

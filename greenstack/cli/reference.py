@@ -39,14 +39,14 @@ _TITLES = {
 _OUTSIDE = """
 ## Images and builds
 
-Read by `compose.yaml` alone, where the defaults stand.
+Read by the Compose files alone, where the defaults stand.
 
 | variable | meaning |
 |---|---|
 | `PYTHON_IMAGE`, `NGINX_BASE_IMAGE` | base images; unset, `make up` takes what this machine can have |
 | `COMPOSE_PROJECT_NAME` | name of the stack, with which its containers, volumes and images begin; unset, that of the \
 folder: two checkouts are two stacks |
-| `APP_IMAGE`, `NGINX_IMAGE`, `TAG` | names of the images that are built |
+| `APP_IMAGE`, `NGINX_IMAGE`, `CERTBOT_IMAGE`, `TAG` | names of the images that are built |
 | `APP_TARGET` | stage of docker/Dockerfile |
 | `REVISION` | what the image's label says it was made from |
 | `CA_BUNDLE` | CA certificates for builds behind a proxy that inspects TLS; unset, `make up` takes `SSL_CERT_FILE` or \

@@ -49,10 +49,7 @@ class Secure:
 
 @pytest.fixture(scope="module")
 def secure(start_shared: Start, tmp_path_factory: pytest.TempPathFactory) -> Secure:
-    folder = tmp_path_factory.mktemp("certificates")
-    for above in (folder.parent, folder.parent.parent):
-        above.chmod(0o755)
-    return Secure(start_shared, folder)
+    return Secure(start_shared, tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.mark.slow

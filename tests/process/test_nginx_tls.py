@@ -90,6 +90,11 @@ def test_every_answer_has_hsts(edge: Edge, path: str) -> None:
     assert edge.get(path).headers.get_list("strict-transport-security") == ["max-age=63072000"]
 
 
+def test_hsts_of_the_app_wins(edge: Edge) -> None:
+    answer = edge.get("/?Strict-Transport-Security=max-age%3D1")
+    assert answer.headers.get_list("strict-transport-security") == ["max-age=1"]
+
+
 def test_hsts_can_be_left_out(own: Edge) -> None:
     assert "strict-transport-security" not in own.start(HSTS_MAX_AGE="0").get().headers
 

@@ -89,8 +89,8 @@ def of_another_authority(server: str | None) -> bool:
     kept = FOLDER / "renewal" / f"{LINEAGE}.conf"
     if not kept.exists():
         return False
-    named = re.search(r"^server = (.+)$", kept.read_text(), re.MULTILINE)
-    return bool(named) and named[1] != (server or "https://acme-v02.api.letsencrypt.org/directory")
+    named = re.findall(r"^server = (.+)$", kept.read_text(), re.MULTILINE)
+    return named != [server or "https://acme-v02.api.letsencrypt.org/directory"]
 
 
 def explain(output: str) -> str:

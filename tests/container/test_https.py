@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.support import http3
-from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
+from tests.support.certificates import NAME, Authority, context, get, mozilla_faults, replace, shown
 from tests.support.compose import PROBE, Stack, docker
 from tests.support.ports import free_port
 from tests.support.wait import until
@@ -126,15 +126,12 @@ class Acme(Secure):
         port = self.stack.environ["PEBBLE_PORT"]
 
         def root() -> bytes:
-            try:
-                trust = ssl.create_default_context(cafile=str(self.folder / "root.pem"))
-                answer = httpx.get(
-                    f"https://127.0.0.1:{port}/roots/0", verify=trust, extensions={"sni_hostname": "pebble"},
-                    trust_env=False,
-                )  # fmt: skip
-            except httpx.TransportError:
-                return b""
-            return answer.content
+            url = f"https://127.0.0.1:{port}/roots/0"
+            with httpx.Client(verify=context(self.folder / "root.pem"), trust_env=False) as client:
+                try:
+                    return client.get(url, extensions={"sni_hostname": "pebble"}).content
+                except httpx.TransportError:
+                    return b""
 
         self.pem.write_bytes(until(root, "pebble answers"))
 

@@ -21,6 +21,8 @@ class Client(QuicConnectionProtocol):
     """A connection; `get` sends one request after the other."""
 
     answer: asyncio.Future[Response]
+    headers: dict[str, str]
+    body: bytes
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -38,8 +40,7 @@ class Client(QuicConnectionProtocol):
 
     async def get(self, authority: str, path: str) -> Response:
         """Request `path`; TimeoutError where no answer comes."""
-        self.headers: dict[str, str] = {}
-        self.body = b""
+        self.headers, self.body = {}, b""
         self.answer = asyncio.get_running_loop().create_future()
         request = {":method": "GET", ":scheme": "https", ":authority": authority, ":path": path}
         stream = self._quic.get_next_available_stream_id()

@@ -34,6 +34,7 @@ class TlsConnection:
                 verify=self.trust, http1=not self.http2, http2=self.http2, limits=limits, trust_env=False, timeout=60
             )
         self.reused, self._requests = self._requests > 0, self._requests + 1
+        assert not isinstance(self.address, str)
         host, port = self.address
         try:
             answer = await self._client.request(

@@ -95,7 +95,7 @@ def of_another_authority(server: str | None) -> bool:
 
 def explain(output: str) -> str:
     """Return in one line why certbot failed: the authority's reasons by name, else certbot's last word."""
-    reasons = re.findall(r"Domain: +(\S+)\n +Type: +(\S+)\n +Detail: +(.+)", output)
+    reasons = re.findall(r"Identifier: +(\S+)\n +Type: +(\S+)\n +Detail: +(.+)", output)
     if reasons:
         return "; ".join(f"{name}: {kind}: {detail}" for name, kind, detail in reasons)
     lines = [line.strip() for line in output.splitlines() if line.strip()]

@@ -10,7 +10,7 @@ DNS = """Saving debug log to /tmp/certbot/letsencrypt.log
 Requesting a certificate for example.org
 
 Certbot failed to authenticate some domains (authenticator: webroot). The Certificate Authority reported these problems:
-  Domain: example.org
+  Identifier: example.org
   Type:   dns
   Detail: DNS problem: NXDOMAIN looking up A for example.org
 

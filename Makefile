@@ -29,12 +29,18 @@ check-env: .venv/.cli ## Show every setting, its value and source, and all fault
 	@$(GREENSTACK) check-env
 
 ##@ Change it without failing a request
-.PHONY: reload deploy scale
+.PHONY: reload deploy rollback versions scale
 reload: .venv/.cli ## Start new workers with the code that is there, let the old ones finish
 	@$(GREENSTACK) reload
 
-deploy: .venv/.cli ## Build and start new replicas beside the old ones, then stop those
+deploy: .venv/.cli ## Build (or take IMAGE=) and start new replicas beside the old ones, then stop those
 	@$(GREENSTACK) deploy
+
+rollback: .venv/.cli ## The same, back to the version before, or to TO=<version>
+	@$(GREENSTACK) rollback
+
+versions: .venv/.cli ## List the last versions, and which is in service
+	@$(GREENSTACK) versions
 
 scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)

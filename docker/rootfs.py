@@ -28,6 +28,7 @@ UNNEEDED = shutil.ignore_patterns(
 )  # fmt: skip
 ZONES_TWICE = shutil.ignore_patterns("right", "posix", "localtime")
 INSTALLERS = shutil.ignore_patterns("__pycache__", "pip", "pip-*")
+INSTALLER = re.compile("pip|activate|[Aa]ctivate|python")
 DOCUMENTS = re.compile("/usr/share/(doc|man|info|locale|lintian|bug)/")
 FILES = ("/etc/os-release", "/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt")
 USERS = "root:x:0:0:root:/:/none\napp:x:10001:10001:app:/tmp:/none\n"
@@ -51,6 +52,13 @@ def copy(path: Path, root: Path, ignore: Any = None) -> None:
     elif path.exists() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+
+
+def copy_scripts(source: Path, target: Path) -> None:
+    """Copy the commands that packages bring along (alembic, celery …): Python starts them, no shell is needed."""
+    for file in source.iterdir():
+        if file.is_file() and file.read_bytes().startswith(b"#!/") and not INSTALLER.match(file.name):
+            shutil.copy2(file, target)
 
 
 def libraries(root: Path) -> set[Path]:
@@ -94,6 +102,7 @@ def main(root: Path, venv: Path, system_packages: Path) -> None:
     bin_folder = root / venv.relative_to("/") / "bin"
     bin_folder.mkdir()
     (bin_folder / "python3").symlink_to(interpreter)
+    copy_scripts(venv / "bin", bin_folder)
     packages = system_packages.read_text().split()
     # Before the packages, as tzdata-legacy may be one of them.
     shutil.copytree("/usr/share/zoneinfo", root / "usr/share/zoneinfo", symlinks=True, ignore=ZONES_TWICE)

@@ -201,6 +201,12 @@ def choose(name: str, settings: environment.Environment) -> Target:
     """Return the target of that name: a URL, "containers", "processes", or "" for what this machine has."""
     if name.startswith("http"):
         return Target(name)
+    if not name.startswith("process") and (address := docker.remote()):
+        raise CommandError(
+            f"{address}: the load test counts CPU time and memory where it runs; allowed: run it on that machine, or "
+            "TARGET=http://… with the address of a stack there",
+            status=REFUSED,
+        )
     if name == "containers":
         docker.require()
     if name == "containers" or (not name and docker.why_none() is None):

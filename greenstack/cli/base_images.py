@@ -1,7 +1,6 @@
 """Finds base images and a CA bundle for the builds, whatever this machine reaches."""
 
 import os
-import selectors
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,32 +9,35 @@ from greenstack.cli import ROOT, check_env, docker
 from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.environment import Environment
 
-REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
 CA_LIMIT = 500 * 1024  # bytes; BuildKit takes no larger secret
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base image by the variable that chooses it, and what replaces it where no registry is reached."""
+    """A base image by the variable that chooses it, and what replaces it where no registry is reached.
+
+    It is not needed where the variable `unless` names an image that was built elsewhere.
+    """
 
     variable: str
     stand_in: str
     built_by: str
+    unless: str
 
 
 BASES = (
-    Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python"),
-    Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx"),
+    Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python", "IMAGE"),
+    Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx", "EDGE_IMAGE"),
 )
 
 
 def choices(environment: Environment) -> dict[str, str]:
     """Return the variables that make the builds work here. Base images are pulled or built if need be."""
     variables = _ca_bundle(environment)
-    for base in BASES:
+    for base in (base for base in BASES if not environment.values.get(base.unless)):
         chosen = environment.values.get(base.variable)
         image = chosen or _base_image(base)
-        if image == base.stand_in and not docker.has_image(image):
+        if image == base.stand_in and not docker.has_image(image) and not docker.send(image):
             _build(base)
         if not chosen:
             variables[base.variable] = image
@@ -58,16 +60,7 @@ def _base_image(base: Base) -> str:
 def _pull(image: str) -> bool:
     """Pull `image`; return False if the registry does not begin to answer in time or has no such image."""
     say(f"pulling {image}")
-    read, write = os.pipe()
-    with open(read, "rb") as progress, selectors.DefaultSelector() as selector:
-        pull = subprocess.Popen(["docker", "pull", image], stdout=write, stderr=subprocess.DEVNULL)
-        os.close(write)
-        selector.register(progress, selectors.EVENT_READ)
-        if not selector.select(REGISTRY_DEADLINE):
-            pull.kill()
-        # Once it has begun it may take as long as a slow line needs.
-        progress.read()
-        return pull.wait() == 0
+    return docker.pull(image) is None
 
 
 def _build(base: Base) -> None:

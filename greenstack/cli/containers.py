@@ -1,6 +1,7 @@
 """The stack in containers: up, down, and its replicas."""
 
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping
@@ -9,24 +10,31 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from greenstack.cli import ROOT, base_images, check_env, docker, rollout
+from greenstack.cli import ROOT, base_images, check_env, docker, revision, rollout, versions
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
+from greenstack.cli.masking import masked
+from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx", "certbot")  # the services of compose.yaml and of its overlays
 CERTIFICATE_DEADLINE = 10  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
+ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
+BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
-# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing. Once the old
-# processes accept no more, what lasts (WebSockets, event streams) is ended by the app: POST /closez.
-LET_GO = (
-    "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1 && sleep 1 && "
+# In nginx's container: closes each connection after its answer from now on, as a reload loses nothing.
+LET_GO = "sed -i 's/keepalive_timeout [0-9]*s;/keepalive_timeout 0;/' /tmp/nginx/nginx.conf && kill -HUP 1"
+# There as well: the app ends what lasts (WebSockets, event streams), and its clients come back over a new connection.
+END_WHAT_LASTS = (
     "for app in $(cat /tmp/nginx/in-use); do "
     'curl -s -m 2 -o /dev/null -X POST --unix-socket "$app" http://app/closez || :; done'
 )
-LEAVING = "worker process is shutting down"
+# How nginx calls its processes: they accept connections, until a reload makes them leave.
+ACCEPTING = "nginx: worker process"
+LEAVING = f"{ACCEPTING} is shutting down"
+RELOAD_DEADLINE = 10.0  # s; nginx starts new processes first, which takes it 0.1 s
 NGINX_IN_USE = "/tmp/nginx/in-use"  # noqa: S108 - in its container: the sockets that nginx sends requests to
 
 
@@ -34,9 +42,27 @@ def checked(environment: Environment, *, building: bool = True) -> Compose:
     """Check all settings, find the base images if `building`, and return the `docker compose` to run."""
     # The application's import is left to the check in its own image: that has its own Python.
     check_env.require(environment, importing=False)
-    compose = Compose(environment, base_images.choices(environment) if building else {})
+    extra = base_images.choices(environment) | revision.variables(environment.values) if building else {}
+    compose = Compose(environment, extra)
     compose.require_valid()
+    if address := docker.remote():
+        _require_no_files(compose, address)
     return compose
+
+
+def _require_no_files(compose: Compose, address: str) -> None:
+    """Raise CommandError where services mount files of this machine, which the engine at `address` does not have."""
+    secrets = ROOT / "secrets"
+    for name, service in compose.services().items():
+        for volume in service.get("volumes", ()):
+            source = Path(volume.get("source", ""))
+            if volume["type"] == "bind" and source.is_relative_to(ROOT) and source != secrets:
+                raise CommandError(
+                    f"{address}: {name} mounts {source}, which is on this machine; allowed there: what is in the image",
+                    status=REFUSED,
+                )
+    if any(not file.name.startswith(".") for file in secrets.glob("*")):
+        say(f"secrets/ is not copied: the application sees {secrets} of that machine")
 
 
 def require_ours(compose: Compose) -> None:
@@ -52,14 +78,14 @@ def require_ours(compose: Compose) -> None:
             )
 
 
-def build(compose: Compose) -> None:
-    """Build the images; silent unless it fails."""
+def build(compose: Compose, *services: str) -> None:
+    """Build the images of `services`, or all of them; silent unless it fails."""
     with out.status("building the images (a minute or two the first time)"):
-        compose.quiet("build")
+        compose.quiet("build", *services)
 
 
 def up(compose: Compose) -> None:
-    """Build the images, then start everything, or bring what runs to the present images and settings without loss.
+    """Get the images, then start everything, or bring what runs to the present images and settings without loss.
 
     CommandError with the log of what is not healthy; a version that served goes on then.
     """
@@ -67,20 +93,22 @@ def up(compose: Compose) -> None:
     serving = Containers(compose).running() and any(container.well for container in compose.containers("nginx"))
     if serving:
         _require_networks(compose)
-    say("building the images")
-    build(compose)
-    if serving:
-        _converge(compose)
-    else:
-        if compose.environment.values.get("TLS") == "files":
-            _try_nginx(compose)
-        say("starting")
-    # As many replicas as there are; without the option Compose would go back to one.
-    scale = f"--scale=app={len(Containers(compose).running()) or 1}"
-    limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
-    done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
-    if done.returncode:
-        raise why(compose, done.stderr)
+    with versions.or_back(compose):
+        _get_images(compose)
+        if serving:
+            _converge(compose)
+        else:
+            if compose.environment.values.get("TLS") == "files":
+                _try_nginx(compose)
+            say("starting")
+            _prepare(compose, first=True)
+        # As many replicas as there are; without the option Compose would go back to one.
+        scale = f"--scale=app={len(Containers(compose).running()) or 1}"
+        limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
+        done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
+        if done.returncode:
+            raise why(compose, done.stderr)
+    versions.keep(compose)
     if compose.environment.values.get("TLS") == "acme":
         _await_certificate(compose)
 
@@ -101,6 +129,35 @@ def _await_certificate(compose: Compose) -> None:
         raise CommandError(*docker.last_words(nginx.id), "nginx does not take the certificate: its log is above")
 
 
+def _get_images(compose: Compose) -> None:
+    """Take the images that were built elsewhere, and build the others."""
+    taken = [service for service, variable in ELSEWHERE.items() if versions.take(compose, service, variable)]
+    services = compose.services().items()
+    if building := [name for name, service in services if "build" in service and name not in taken]:
+        say(f"building the image{'s' if len(building) > 1 else ''} of {', '.join(building)}" if taken else BUILDING)
+        build(compose, *building)
+
+
+def _prepare(compose: Compose, *, first: bool = False) -> None:
+    """Run `PRE_DEPLOY` once, in the new image and as the application would run; CommandError where it fails.
+
+    At the `first` start what the application depends on (its database) is started for it.
+    """
+    command = compose.environment.values.get("PRE_DEPLOY")
+    if not command:
+        return
+    say(f"running {masked('PRE_DEPLOY', command)}")
+    program, *arguments = shlex.split(command)
+    options = ["--rm", "--quiet", "-T", *([] if first else ["--no-deps"]), f"--entrypoint={program}"]
+    status = compose.show("--progress", "quiet", "run", *options, "app", *arguments)
+    if status == 0:
+        return
+    if any(container.exit_code for container in compose.containers("check")):
+        raise why(compose, "")
+    after = "the stack is not started" if first else UNCHANGED
+    raise CommandError(rollout.unprepared(command, status), after)
+
+
 def _converge(compose: Compose) -> None:
     """Replace the app and nginx where they are not what they would be now: checked first, new before old."""
     _run_check(compose)
@@ -116,6 +173,7 @@ def _converge(compose: Compose) -> None:
             say(f"{service} has another image or settings: Compose stops it, and starts it anew")
     _start_new_services(compose)
     if _is_old(compose, "app"):
+        _prepare(compose)
         say("starting new replicas beside the old ones")
         # Neither version's replicas are reached where the other's nginx looks for them.
         moved = "BIND" in _nginx_changes(compose, "BIND")
@@ -175,11 +233,21 @@ def _replace_nginx(compose: Compose) -> None:
     """
     say("replacing nginx")
     nginx = compose.containers("nginx")[0].id
+    old = _nginx_workers(nginx, ACCEPTING)
     docker.output("exec", nginx, "sh", "-c", LET_GO)
+    # One that still accepts could get the clients that come back.
+    wait_until(lambda: not old & _nginx_workers(nginx, ACCEPTING), RELOAD_DEADLINE, rollout.POLL)
+    docker.output("exec", nginx, "sh", "-c", END_WHAT_LASTS)
     # Processes of before keep idle clients for CLIENT_KEEP_ALIVE; all is over after GRACEFUL_TIMEOUT.
     limit = rollout.graceful_timeout(docker.environ(nginx)) + 5
-    wait_until(lambda: LEAVING not in docker.output("top", nginx, "-o", "pid,args"), limit, rollout.POLL)
+    wait_until(lambda: not _nginx_workers(nginx, LEAVING), limit, rollout.POLL)
     compose.quiet("up", "--detach", "--no-deps", "--no-build", "nginx")
+
+
+def _nginx_workers(nginx: str, title: str) -> set[int]:
+    """Return the ids of the processes in nginx's container that call themselves `title`."""
+    lines = [line.split(maxsplit=1) for line in docker.output("top", nginx, "-o", "pid,args").splitlines()[1:]]
+    return {int(pid) for pid, name in lines if name.strip() == title}
 
 
 def why(compose: Compose, complaint: str) -> CommandError:
@@ -223,15 +291,54 @@ def down(environment: Environment) -> None:
 
 
 def deploy(compose: Compose) -> None:
-    """Replace the app's containers by ones of a new image and with the settings of now."""
+    """Replace the app's containers by ones of a new image and with the settings of now; start what is new beside it."""
     require_ours(compose)
     require_nginx(compose)
-    build(compose)
-    _run_check(compose)
-    rollout.replace(Containers(compose))
+    with versions.or_back(compose):
+        if not versions.take(compose, "app", ELSEWHERE["app"]):
+            build(compose)
+        _run_check(compose)
+        _start_new_services(compose)
+        _prepare(compose)
+        rollout.replace(Containers(compose))
+    try:
+        _renew_others(compose)
+    finally:
+        versions.keep(compose)
     if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
         say("connections for about a second")
+
+
+def rollback(compose: Compose, to: str) -> Version:
+    """Replace the app's containers by ones of a version that was in service, with the settings of now; return it.
+
+    `PRE_DEPLOY` is not run: an older version does not know what a newer one has made of the database.
+    """
+    require_ours(compose)
+    require_nginx(compose)
+    version = versions.wanted(compose, to)
+    say(f"going back to {version.tag}")
+    with versions.or_back(compose):
+        docker.output("tag", version.image, versions.image_name(compose))
+        _run_check(compose)
+        rollout.replace(Containers(compose))
+    _renew_others(compose)
+    return version
+
+
+def _renew_others(compose: Compose) -> None:
+    """Stop and start what else runs in the application's image, such as a worker for background jobs."""
+    services = compose.services()
+    image = services["app"]["image"]
+    sharing = [name for name, service in services.items() if name != "app" and service.get("image") == image]
+    names = sorted({container.service for container in compose.containers() if container.service in sharing})
+    if not names:
+        return
+    if others := [name for name in names if name not in OURS]:
+        say(f"replacing {', '.join(others)}")
+    # The check as well: its container would hold the old image for ever.
+    compose.quiet("up", "--detach", "--no-deps", "--no-build", *names)
 
 
 def require_nginx(compose: Compose) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import selectors
 import shutil
 import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,30 @@ from greenstack.cli.environment import Environment
 from greenstack.server.settings import speaks_tls
 
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
+ONE_OFF = "com.docker.compose.oneoff=True"
+REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
+
+
+def remote() -> str | None:
+    """Return the address of the engine where `DOCKER_HOST` or a Docker context names another machine's; else None."""
+    address = os.environ.get("DOCKER_HOST")
+    if not address and shutil.which("docker"):
+        address = _run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").stdout.strip()
+    return address if address and address.startswith(("ssh://", "tcp://")) else None
 
 
 def why_none() -> str | None:
-    """Return why no Docker Engine with Compose can be used; None if one can."""
+    """Return why no Docker Engine with Compose can be used; None if one can.
+
+    CommandError where another machine's is named and does not answer: local processes are not what is meant.
+    """
+    reason = _why_none()
+    if reason and (address := remote()):
+        raise CommandError(f"{address}: no Docker Engine there: {reason}")
+    return reason
+
+
+def _why_none() -> str | None:
     if not shutil.which("docker"):
         return "no docker command is installed"
     try:
@@ -71,9 +94,46 @@ def published(name: str) -> list[dict[str, str]]:
     return [binding for bindings in ports.values() for binding in bindings or []]
 
 
+def image(name: str) -> dict[str, Any] | None:
+    """Return all that the engine knows about an image, by name or id; None where it has none."""
+    done = _run("docker", "image", "inspect", name)
+    return dict(json.loads(done.stdout)[0]) if done.returncode == 0 else None
+
+
 def has_image(name: str) -> bool:
     """Return whether the engine has the image `name` already."""
-    return _run("docker", "image", "inspect", name).returncode == 0
+    return image(name) is not None
+
+
+def repository(name: str) -> str:
+    """Return the name of an image without its tag or digest; the colon of a registry's port stays."""
+    name = name.partition("@")[0]
+    before, _, tag = name.rpartition(":")
+    return before if before and "/" not in tag else name
+
+
+def remove_images(names: list[str]) -> None:
+    """Take these names from their images, and remove those with their last one; what a container has stays."""
+    for name in names:
+        subprocess.run(["docker", "image", "rm", name], capture_output=True, check=False)
+
+
+def pull(name: str) -> str | None:
+    """Pull an image; return None, or in a line why not: no such image, or a registry that says nothing in time."""
+    read, write = os.pipe()
+    with open(read, "rb") as progress, selectors.DefaultSelector() as selector, tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(["docker", "pull", name], stdout=write, stderr=complaints)
+        os.close(write)
+        selector.register(progress, selectors.EVENT_READ)
+        if not selector.select(REGISTRY_DEADLINE):
+            process.kill()
+        # Once it has begun it may take as long as a slow line needs.
+        progress.read()
+        if process.wait() == 0:
+            return None
+        complaints.seek(0)
+        lines = complaints.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"the registry said nothing for {REGISTRY_DEADLINE} s"
 
 
 def last_words(name: str, count: int = 20) -> list[str]:
@@ -88,6 +148,23 @@ def last_words(name: str, count: int = 20) -> list[str]:
     checks = inspect(name)["State"].get("Health", {}).get("Log") or []
     last = [f"its health check said last: {check['Output'].strip()}" for check in checks[-1:] if check["ExitCode"]]
     return [*done.stdout.rstrip().splitlines(), *last]
+
+
+def send(name: str) -> bool:
+    """Give another machine's engine the image that this machine's has; return whether it has it then."""
+    here = {key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "DOCKER_CONTEXT")}
+    here["DOCKER_CONTEXT"] = "default"
+    ask = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+    found = subprocess.run(ask, env=here, capture_output=True, text=True, check=False).stdout.strip()
+    if not found or not remote():
+        return False
+    if (there := image(name)) and there["Id"] == found:
+        return True
+    with subprocess.Popen(["docker", "save", name], env=here, stdout=subprocess.PIPE) as save:
+        loaded = subprocess.run(
+            ["docker", "load", "--quiet"], stdin=save.stdout, stdout=subprocess.DEVNULL, check=False
+        )
+    return loaded.returncode == save.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +230,11 @@ class Compose:
             self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
         )
 
+    def show(self, *arguments: str) -> int:
+        """Run it with its output for everybody to see, and return its exit status."""
+        sys.stdout.flush()
+        return subprocess.run(self.command(*arguments), cwd=ROOT, env=self.environ, check=False).returncode
+
     def quiet(self, *arguments: str) -> None:
         """Run it silently; where it fails, raise CommandError with everything it printed."""
         done = subprocess.run(
@@ -177,7 +259,9 @@ class Compose:
     def containers(self, *services: str) -> list[Container]:
         """Return the containers of `services`, stopped ones too; of all services where none is named."""
         lines = self.output("ps", "--all", "--format", "json", *services).splitlines()
-        return [_container(json.loads(line)) for line in lines]
+        items = map(json.loads, lines)
+        # What somebody runs by hand, or a scheduled job, is no part of the stack: `docker compose run`.
+        return [_container(item) for item in items if ONE_OFF not in item["Labels"].split(",")]
 
     def services(self) -> dict[str, Any]:
         """Return the configuration of each service, with all settings put in."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing_extensions import override
 
 from greenstack.cli import ROOT, RUN, check_env, daemon, rollout
-from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.cli.console import REFUSED, CommandError, err, say
 from greenstack.cli.daemon import Daemon
 from greenstack.cli.environment import Environment
+from greenstack.cli.masking import masked
 from greenstack.cli.wait import wait_until
 from greenstack.server import check, healthcheck
 from greenstack.server.settings import Settings, parse_duration, read_by_nginx, speaks_tls
@@ -169,6 +171,7 @@ def up(environment: Environment) -> None:
         say("stopping what runs and starting anew: connections are refused meanwhile")
         down(environment)
     _require_free(address)
+    prepare(environment, "nothing is started")
     _prepare_folders(address)
     try:
         if _has_nginx():
@@ -188,6 +191,7 @@ def _converge(environment: Environment) -> None:
     if changed := not _same_nginx(environment):
         with tempfile.TemporaryDirectory() as folder:
             _render(environ | {"NGINX_RUN_DIR": folder})
+    prepare(environment)
     rollout.replace(Processes(environment))
     if changed:
         _render(environ)
@@ -241,6 +245,24 @@ def checked(environment: Environment) -> Processes:
     if not _same_nginx(environment):
         raise CommandError("nginx's settings changed too: `make up` changes both; nothing is changed")
     return Processes(environment)
+
+
+def prepare(environment: Environment, otherwise: str = "nothing is changed: the old version goes on") -> None:
+    """Run `PRE_DEPLOY` once, with the application's environment; CommandError that ends in `otherwise` if it fails."""
+    command = environment.values.get("PRE_DEPLOY")
+    if not command:
+        return
+    say(f"running {masked('PRE_DEPLOY', command)}")
+    sys.stdout.flush()
+    # What the packages in .venv bring along is found first.
+    environ = environment.values | {"PATH": f"{Path(sys.executable).parent}:{PATH}"}
+    try:
+        status = subprocess.run(shlex.split(command), cwd=ROOT, env=environ, check=False).returncode
+    except OSError as error:
+        err.print(f"{error.filename}: {error.strerror}")
+        status = 127  # as shells say it
+    if status:
+        raise CommandError(rollout.unprepared(command, status), otherwise)
 
 
 def _nginx_environ(environment: Environment) -> dict[str, str]:

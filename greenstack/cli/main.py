@@ -5,12 +5,14 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from rich.table import Table
 
-from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment, local, reference, rollout
+from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment, local, reference, rollout, versions
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked_yaml
+from greenstack.server import old_images
 
 REPLICAS_MAX = 12  # as many slots as nginx has (nginx/derive.sh)
 
@@ -24,6 +26,7 @@ def up(profile: Profile = "") -> None:
     """Build and start the stack, wait until it is healthy."""
     chosen = environment.resolve(profile)
     if reason := docker.why_none():
+        _require_no_image(chosen)
         check_env.require(chosen, importing=True)
         say(f"no Docker Engine ({reason}): running the stack as local processes")
         local.up(chosen)
@@ -34,7 +37,7 @@ def up(profile: Profile = "") -> None:
             local.down(chosen)
         containers.up(compose)
     environment.remember(profile)
-    say(f"the stack answers at {chosen.url}")
+    _say_where(chosen)
 
 
 @app.command()
@@ -68,7 +71,7 @@ def ps(profile: Profile = "") -> None:
     for process in processes:
         children = len(process.members()) - 1
         say(f"{process.name}: process {process.pid} and {children} of its own, log {process.log.relative_to(ROOT)}")
-    say(f"the stack answers at {_current(profile).url}")
+    _say_where(_current(profile))
 
 
 @app.command()
@@ -101,6 +104,8 @@ def check_settings(profile: Profile = "") -> None:
     chosen = environment.resolve(profile)
     check_env.show(chosen)
     check_env.require(chosen, importing=True)
+    if note := old_images.note(chosen.values):
+        say(note)
     say("all settings are in order")
 
 
@@ -118,15 +123,39 @@ def reload(profile: Profile = "") -> None:
 
 @app.command()
 def deploy(profile: Profile = "") -> None:
-    """Build and start new replicas beside the old ones, then stop those."""
+    """Build and start new replicas beside the old ones, then stop those; IMAGE names one that is built elsewhere."""
     chosen = _current(profile)
     if local.running():
-        rollout.replace(local.checked(chosen))
+        _require_no_image(chosen)
+        replicas = local.checked(chosen)
+        local.prepare(chosen)
+        rollout.replace(replicas)
     else:
         _require_engine()
-        containers.deploy(containers.checked(chosen))
+        containers.deploy(containers.checked(chosen, building=not chosen.values.get("IMAGE")))
     environment.remember(environment.current(profile))
     say("the new version is in service")
+
+
+@app.command()
+def rollback(to: Annotated[str, typer.Option(envvar="TO")] = "", profile: Profile = "") -> None:
+    """Bring back the version before the one in service, or the one that TO names, as a deploy does."""
+    _require_versions()
+    version = containers.rollback(containers.checked(_current(profile), building=False), to)
+    environment.remember(environment.current(profile))
+    say(f"version {version.tag} is in service again")
+
+
+@app.command("versions")
+def show_versions(profile: Profile = "") -> None:
+    """List the versions that are here, oldest first, and which is in service."""
+    _require_versions()
+    compose = Compose(_current(profile), {})
+    serving = versions.in_service(compose)
+    table = Table("version", "in service since", "revision", "", box=None, pad_edge=False, header_style="bold")
+    for version in versions.kept(compose):
+        table.add_row(version.tag, version.since, version.revision, "now" if version.image == serving else "")
+    out.print(table)
 
 
 @app.command()
@@ -153,6 +182,11 @@ def docs() -> None:
     (ROOT / "nginx/defaults.env").write_text(reference.nginx_defaults())
 
 
+def _say_where(chosen: Environment) -> None:
+    engine = docker.remote()
+    say(f"the stack answers at {chosen.url}{f', as {engine} sees it' if engine else ''}")
+
+
 def _current(profile: str) -> Environment:
     return environment.resolve(environment.current(profile))
 
@@ -170,6 +204,22 @@ def _require_engine() -> None:
     """Raise CommandError where neither local processes nor containers can be running."""
     if docker.why_none():
         raise CommandError("nothing runs: make up")
+
+
+def _require_versions() -> None:
+    """Raise CommandError where the stack is no containers: images are what versions are made of."""
+    if local.running():
+        raise CommandError("local processes run the code of this folder: check out what you want, then make deploy")
+    _require_engine()
+
+
+def _require_no_image(chosen: Environment) -> None:
+    """Raise CommandError where local processes are to serve an image."""
+    if image := chosen.values.get("IMAGE"):
+        raise CommandError(
+            f"IMAGE={image}: local processes run the code of this folder; allowed: unset, or a Docker Engine",
+            status=REFUSED,
+        )
 
 
 def _require_fit(chosen: Environment) -> None:

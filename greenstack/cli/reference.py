@@ -46,9 +46,12 @@ Read by the Compose files alone, where the defaults stand.
 | `PYTHON_IMAGE`, `NGINX_BASE_IMAGE` | base images; unset, `make up` takes what this machine can have |
 | `COMPOSE_PROJECT_NAME` | name of the stack, with which its containers, volumes and images begin; unset, that of the \
 folder: two checkouts are two stacks |
+| `IMAGE`, `EDGE_IMAGE` | images of the application (`make up`, `make deploy`) and of nginx (`make up`) that were \
+built elsewhere; unset, they are built |
 | `APP_IMAGE`, `NGINX_IMAGE`, `CERTBOT_IMAGE`, `TAG` | names of the images that are built |
 | `APP_TARGET` | stage of docker/Dockerfile |
-| `REVISION` | what the image's label says it was made from |
+| `REVISION`, `NGINX_REVISION`, `CREATED` | what the images' labels say they were made from; unset, `make` takes the \
+commit (`-dirty`: and changes to it), the last commit of nginx's folder, and the commit's time |
 | `CA_BUNDLE` | CA certificates for builds behind a proxy that inspects TLS; unset, `make up` takes `SSL_CERT_FILE` or \
 `PIP_CERT` |
 | `NGINX_MEMORY_LIMIT` | memory of the nginx container |

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.cli.masking import masked
 from greenstack.cli.wait import wait_until
 from greenstack.server.settings import Settings
 
@@ -139,6 +140,11 @@ def _renew(replicas: Replicas, name: str) -> None:
 
     if not wait_until(renewed, deadline, POLL):
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline:g} s: its log is above")
+
+
+def unprepared(command: str, status: int) -> str:
+    """Return the line that says that `PRE_DEPLOY` has failed, with its exit status."""
+    return f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: ended with exit status {status}: its output is above"
 
 
 def graceful_timeout(environ: Mapping[str, str]) -> float:

@@ -1,6 +1,7 @@
 """What passes from the application to the client: framed in one way only, and event streams that a drain can end."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LAST_WORDS = 5.0  # s in which an application may send into a stream that has ended; after that it does not listen
 
 
 # What nginx compresses (gzip_types in its template). An answer without a length may be a stream, whose pieces would
@@ -23,23 +26,27 @@ _COMPRESSED = (
 
 
 class Answers:
-    """ASGI middleware around everything else. `event_streams` are those that are open now."""
+    """ASGI middleware around everything else.
+
+    `event_streams` are those that are open now, `deaf` those that go on sending though they have ended.
+    """
 
     def __init__(self, app: "ASGIApp") -> None:
         self.app = app
         self.event_streams: WeakSet[Answer] = WeakSet()
+        self.deaf: WeakSet[Answer] = WeakSet()
         self._endings: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
     def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> "Awaitable[None]":
         """Serve one connection scope. No coroutine itself: every request would pay for one more."""
         if scope["type"] == "http":
-            send = Answer(send, self.event_streams)
+            send = Answer(send, self)
         return self.app(scope, receive, send)
 
     def end_event_streams(self) -> None:
         """End them as if the application had; to the application it is as if their clients had left."""
         for stream in list(self.event_streams):
-            stream.ended = True
+            stream.ended = time.monotonic()
             # In the background: a client that does not read holds up nobody else.
             ending = asyncio.create_task(stream.end())
             self._endings.add(ending)
@@ -50,19 +57,21 @@ class Answers:
 class Answer:
     """The `send` of one request."""
 
-    def __init__(self, send: "Send", event_streams: "WeakSet[Answer]") -> None:
+    def __init__(self, send: "Send", answers: Answers) -> None:
         self.send = send
-        self.event_streams = event_streams
-        self.ended = False
+        self.answers = answers
+        self.ended = 0.0  # s, monotonic; 0 while it goes on
 
     def __call__(self, message: "Message") -> "Awaitable[None]":
         """Pass on one message of the application."""
         if self.ended:
+            if time.monotonic() > self.ended + LAST_WORDS:
+                self.answers.deaf.add(self)
             return _nothing()  # as Uvicorn does after the client has left
         if message["type"] == "http.response.start":
             message = self._framed(message)
         elif not message.get("more_body", False):
-            self.event_streams.discard(self)
+            self.answers.event_streams.discard(self)
         return self.send(message)
 
     def _framed(self, message: "Message") -> "Message":
@@ -71,7 +80,7 @@ class Answer:
         if b"content-length" not in values:
             kind = values.get(b"content-type", b"")
             if kind.startswith(b"text/event-stream"):
-                self.event_streams.add(self)
+                self.answers.event_streams.add(self)
             elif kind.startswith(_COMPRESSED) and b"x-accel-buffering" not in values:
                 headers.append((b"x-accel-buffering", b"no"))
         elif b"transfer-encoding" in values:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from greenstack.server import old_images
 from greenstack.server.capacity import worker_count, workers_that_fit
 from greenstack.server.cgroup import Cgroup
 from greenstack.server.settings import (
@@ -53,7 +54,12 @@ def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
     With `compose` the rules of the Compose stack are in force: its limits, their defaults too, and what nginx asks of
     `BIND`. A bare Gunicorn has only those limits that are set.
     """
-    lines = [*_misspelt(environ), *_stray_characters(environ), *_misplaced_files(environ)]
+    lines = [
+        *_misspelt(environ),
+        *_stray_characters(environ),
+        *_misplaced_files(environ),
+        *old_images.problems(environ),
+    ]
     named = {line.partition("=")[0] for line in lines}
     invalid = _invalid(environ)
     lines += [_complaint(name, environ[name], error) for name, error in invalid.items() if name not in named]
@@ -371,8 +377,9 @@ def main() -> None:
         import_problem(settings.app_module),
     ]
     refuse([line for line in checks if line])
-    if note := body_note(settings.client_max_body_size, cgroup.memory_limit()):
-        print(note)
+    for note in (body_note(settings.client_max_body_size, cgroup.memory_limit()), old_images.note(environ)):
+        if note:
+            print(note)
     print(f"settings ok: {workers.count} workers ({workers.reason}), {settings.app_module} on {settings.address}")
 
 

@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.arbiter import Arbiter
@@ -177,17 +177,22 @@ def with_users_own(app_module: str) -> dict[str, Callable[..., Any]]:
     """Return all hooks by name, each of the user's called after ours."""
     ours = {name: hook for name, hook in globals().items() if name in SERVER_HOOKS}
     theirs = _users_hooks(app_module) if _users_module(app_module) else {}
-    return ours | {name: _after(ours.get(name), hook) for name, hook in theirs.items()}
+    return ours | both(ours, theirs)
+
+
+def both(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """Return the hooks among `theirs`, each called after the one of that name among `ours`."""
+    return {name: _after(ours.get(name), hook) for name, hook in theirs.items() if name in SERVER_HOOKS}
 
 
 def _after(first: Callable[..., Any] | None, second: Callable[..., Any]) -> Callable[..., Any]:
     if first is None:
         return second
 
-    def both(*args: Any) -> None:
+    def one_after_the_other(*args: Any) -> None:
         first(*args)
         second(*args)
 
     # Gunicorn counts the parameters of a hook.
-    both.__signature__ = inspect.signature(first)  # type: ignore[attr-defined]
-    return both
+    one_after_the_other.__signature__ = inspect.signature(first)  # type: ignore[attr-defined]
+    return one_after_the_other

@@ -6,6 +6,7 @@ from this class. Environment names are the field names in capitals.
 
 import ipaddress
 import re
+import shlex
 import socket
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -102,6 +103,11 @@ def _proxies(value: str) -> None:
             if not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]+)?", item):
                 raise ValueError("not a list of addresses")
             ipaddress.ip_network(item)
+
+
+def _command(value: str) -> None:
+    if not shlex.split(value):
+        raise ValueError("no command")
 
 
 def _worker_memory(value: str) -> None:
@@ -356,6 +362,12 @@ class Settings(BaseModel):
 
     start_timeout: Whole = _setting("compose", 180, ge=1, le=86400)
     """Seconds after which a start that is not ready is given up"""
+
+    pre_deploy: Annotated[str, _checked_by(_command)] | None = _setting(
+        "compose", None, "a program and its arguments, such as alembic upgrade head"
+    )
+    """Command that runs once before a new version starts, in its image and with its settings; no shell reads it. Where
+    it fails, the old version goes on"""
 
     system_packages: SystemPackages = _setting("compose", "", "names of Debian packages separated by spaces")
     """Debian packages that are put into the image: programs and libraries that your application needs"""

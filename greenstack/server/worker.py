@@ -55,6 +55,8 @@ class Server(UvicornServer):
     def __init__(self, worker: "Worker") -> None:
         super().__init__(worker.config)
         self.worker = worker
+        self.fresh_memory = 0  # bytes; what this process had when it began to serve
+        self.memory_bound: int | None = None  # bytes; above it this process is replaced
         self._stop = asyncio.Event()
 
     @contextlib.contextmanager
@@ -96,12 +98,31 @@ class Server(UvicornServer):
         board = self.worker.scoreboard
         return board.any(State.DRAINING) or board.any(State.STARTING)
 
-    def _too_large(self) -> bool:
-        """Tell whether this process is above `MAX_WORKER_MEMORY`, and log it."""
+    def _bound_memory(self) -> None:
+        """Put `MAX_WORKER_MEMORY` in force, unless this worker is above it from the start.
+
+        Its successor would be, too: they would replace each other for ever.
+        """
+        self.fresh_memory = resident_memory()
         bound = self.worker.settings.max_worker_memory
-        if bound is None or (memory := resident_memory()) <= parse_size(bound):
+        if bound is None:
+            return
+        if self.fresh_memory < parse_size(bound):
+            self.memory_bound = parse_size(bound)
+        elif not self.worker.scoreboard.any(State.READY):  # else another worker has said it
+            self.worker.log.warning(
+                f"MAX_WORKER_MEMORY={bound}: not in force, a worker has {self.fresh_memory >> 20} MiB when it starts; "
+                "allowed: well above that"
+            )
+
+    def _too_large(self) -> bool:
+        """Tell whether this process has grown above `MAX_WORKER_MEMORY`, and log it."""
+        if self.memory_bound is None or (memory := resident_memory()) <= self.memory_bound:
             return False
-        self.worker.log.warning(f"MAX_WORKER_MEMORY={bound}: this worker has {memory >> 20} MiB and is replaced")
+        self.worker.log.warning(
+            f"MAX_WORKER_MEMORY={self.worker.settings.max_worker_memory}: this worker has {memory >> 20} MiB and is "
+            f"replaced; it had {self.fresh_memory >> 20} when it started"
+        )
         return True
 
     async def startup(self, sockets: Any = None) -> None:
@@ -113,6 +134,7 @@ class Server(UvicornServer):
         gc.freeze()
         # The thresholds stay Python's own: after the freeze higher ones save nothing that can be measured, and a
         # request that ends in a reference cycle keeps its body until the next collection.
+        self._bound_memory()
         self.worker.enter(State.READY)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -188,9 +210,13 @@ class Server(UvicornServer):
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
             self.worker.answers.end_event_streams()  # of clients that came back on a connection of before
             now = time.monotonic()
-            if self.server_state.tasks and now < cancel_at:
+            deaf = len(self.worker.answers.deaf)  # nobody waits for these: they are cancelled with the rest
+            busy = len(self.server_state.tasks) > deaf
+            if busy and now < cancel_at:
                 idle_since = now
-            elif self.server_state.tasks or now - idle_since >= self.worker.settings.drain:
+            elif busy or now - idle_since >= self.worker.settings.drain:
+                if deaf:
+                    self.worker.log.warning(f"event streams that do not end when their client leaves: {deaf} cancelled")
                 return
             await asyncio.sleep(POLL)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -22,9 +21,6 @@ POLL = 0.05  # s between two looks at the records
 BOOT_DEADLINE = 60.0  # s for a generator to send its first request; it takes two unless it is starved
 STOP_DEADLINE = 5.0  # s
 AHEAD = 0.05  # s from the order to put a load on until it begins, in all generators at once
-# In compose.yaml nginx has a quarter of the application's weight; so has the generator: 1024 / 1.25^6 (the kernel's
-# sched_prio_to_weight). With more it would interrupt the workers for each answer.
-NICE = 6
 
 Progress = Callable[[list[Record]], None]
 
@@ -105,7 +101,7 @@ class Generators:
             str(self.path),
         ]
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -114,8 +110,6 @@ class Generators:
                 text=True,
                 start_new_session=True,  # Ctrl-C is ours to handle, not the generator's as well
             )
-        yield_cpu(process.pid)
-        return process
 
     def _tell(self, line: str) -> None:
         for process in self.processes.values():
@@ -150,13 +144,6 @@ class Generators:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def yield_cpu(pid: int) -> None:
-    """Let the application go first: by priority, and among the sessions that the kernel groups (sched(7))."""
-    os.setpriority(os.PRIO_PROCESS, pid, NICE)
-    with contextlib.suppress(OSError):  # a kernel without it
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ HIGHEST = 60_000_000  # µs; longer durations are counted as one minute
 DIGITS = 3  # significant ones of a histogram: a tenth of a percent, far below the noise
 LAG_SAMPLE = 0.01  # s; a hundred samples a record, so that it has a 99th percentile
 KINDS_MAX = 20  # of errors in one record; a scenario that puts ids into messages must not blow it up
-SETTLED_SECONDS = 3  # in a row that must agree
+SETTLED_SECONDS = 2  # in a row that must agree
 SETTLED_SPREAD = 0.10  # (highest - lowest) / mean; the noise of a second is well below that
 PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 TAIL_MIN = 10  # samples beyond a percentile; with fewer the figure is chance
@@ -220,7 +220,7 @@ def throughputs(records: Iterable[Record], seconds: Iterable[int]) -> list[float
 def settled_at(rates: Sequence[float]) -> int | None:
     """Return the index at which `rates` (answers/s, second by second) have become steady; None: not yet.
 
-    It is the first of three seconds in a row that agree; the very first second never counts, because it
+    It is the first of two seconds in a row that agree; the very first second never counts, because it
     is cut and holds the ramp.
     """
     for index in range(1, len(rates) - SETTLED_SECONDS + 1):

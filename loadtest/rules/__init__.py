@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 from loadtest.results import Results, Run, Verdict
 from loadtest.rules import objective
-from loadtest.rules.decision import P99_FLOOR, Evidence, by_round, compare_all, decide, p99_by_round
+from loadtest.rules.decision import P99_FLOOR, Evidence, by_round, compare_all, decide, p99_by_visit
 from loadtest.schedule import Phase
 
 BEARABLE = 0.75  # of the best capacity: up to here throttling is a fault of the limit, beyond it of the load
@@ -47,7 +47,7 @@ def gather(results: Results) -> Evidence:
     floor = P99_FLOOR * results.setup.slo_p99_ms
     return Evidence(
         capacity={workers: rounds for workers, rounds in capacity.items() if workers not in failed},
-        p99=[p99_by_round(results.counting(phase), floor) for phase in ("capacity", "latency")],
+        p99=[p99_by_visit(results.counting(phase), floor) for phase in ("capacity", "latency")],
         floor=floor,
         looks=results.setup.plan.looks,
         current=results.setup.current,

@@ -19,18 +19,18 @@ from typing import Any
 
 from scipy import stats
 
-from loadtest.results import Comparison, Ratio, Run, Standing, Verdict, percent, workers_text
+from loadtest.results import Comparison, Ratio, Run, Standing, Verdict, change_text, percent, workers_text
 
 MARGIN = 0.05  # of the best capacity; less is not worth another process to most people
 P99_MARGIN = 1.5  # times the best p99; between two sessions on one machine it differs by that much
 P99_FLOOR = 0.1  # of the objective; below it nobody cares
 ALPHA = 0.05
-HIDDEN_MAX = 0.15  # of the capacity: what noise may hide of a count that is called as good as the best
+HIDDEN_MAX = 0.15  # of the capacity: what noise may hide of the count that is named, or of one that is not
 MEMORY_MAX = 0.8  # of the limit; the rest is for growth and the page cache
 THROTTLED_MAX = 0.05  # of the periods
 
-ByRound = Mapping[int, float]
-Series = Mapping[int, ByRound]  # by worker count and round
+Visits = Mapping[Any, float]  # by what two counts have in common: the round, and in the open loop the offered rate
+Series = Mapping[int, Visits]  # by worker count
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evidence:
     """What a decision rests on, of runs that count. Capacities are requests/s, p99s are ms."""
 
     capacity: Series
-    p99: Sequence[Series] = ()  # closed loop; open loop, geometric mean over the offered rates
+    p99: Sequence[Series] = ()  # closed loop; open loop
     floor: float = 0.0  # ms; a p99 below it is as good as any
     looks: int = 1  # how often the data are looked at, at most
     current: int = 0  # the count in force without us; 0: unknown
@@ -61,21 +61,18 @@ def by_round(runs: Sequence[Run]) -> dict[int, dict[int, float]]:
     return rates
 
 
-def p99_by_round(runs: Sequence[Run], floor: float) -> dict[int, dict[int, float]]:
-    """Return the p99 (ms, `floor` at least) by worker count and round; the geometric mean of a visit's rates."""
-    logs: dict[int, dict[int, list[float]]] = {}
+def p99_by_visit(runs: Sequence[Run], floor: float) -> Series:
+    """Return the p99 (ms, `floor` at least) by worker count, and by round and offered rate."""
+    p99s: dict[int, dict[tuple[int, float | None], float]] = {}
     for run in runs:
         if run.p99 is not None:
-            logs.setdefault(run.workers, {}).setdefault(run.round, []).append(math.log(max(run.p99, floor)))
-    return {
-        workers: {number: math.exp(statistics.fmean(values)) for number, values in rounds.items()}
-        for workers, rounds in logs.items()
-    }
+            p99s.setdefault(run.workers, {})[run.round, run.offered] = max(run.p99, floor)
+    return p99s
 
 
-def paired_ratio(ours: ByRound, theirs: ByRound, margin: float, alpha: float = ALPHA) -> Ratio | None:
-    """Compare two series round by round; None with fewer than two rounds in common."""
-    logs = [math.log(ours[number] / theirs[number]) for number in sorted(ours.keys() & theirs.keys())]
+def paired_ratio(ours: Visits, theirs: Visits, margin: float, alpha: float = ALPHA) -> Ratio | None:
+    """Compare two series visit by visit; None with fewer than two in common."""
+    logs = [math.log(ours[number] / theirs[number]) for number in ours.keys() & theirs.keys()]
     if len(logs) < 2:
         return None
     mean = statistics.fmean(logs)
@@ -156,10 +153,7 @@ def _compare_p99(evidence: Evidence, comparisons: Mapping[int, Comparison], alph
     for (comparison, ratio, figures), p_value in zip(tests, p_values, strict=True):
         if comparison.p99 is None or ratio.value > comparison.p99.value:
             comparison.p99 = ratio
-        if p_value >= alpha:
-            if ratio.value > P99_MARGIN and comparison.standing != "worse":
-                comparison.standing = "unclear"
-        else:
+        if p_value < alpha:
             comparison.standing = "worse"
             comparison.reason = f"{comparison.workers} has {ratio.value:.1f} times the p99 ({figures})"
 
@@ -182,11 +176,11 @@ def decide(evidence: Evidence) -> Verdict:
     allowed, notes = _within_limits(good, evidence)
     notes += [f"{workers_text(workers)} did not work: {why}" for workers, why in sorted(evidence.failed.items())]
     unclear = [comparison for comparison in comparisons if comparison.standing == "unclear"]
-    notes += [_doubt(comparison) for comparison in unclear]
+    notes += [_doubt(comparison) for comparison in comparisons if _doubtful(comparison)]
     if good and not allowed:
         step = "raise MEMORY_LIMIT or CPUS, as the reason says, or make the application smaller"
         verdict = Verdict("cannot_recommend", 0, notes.pop(0), next_step=step)
-    elif not good or any(_hidden(comparison) > HIDDEN_MAX for comparison in unclear):
+    elif not good or any(_missed(comparison) > HIDDEN_MAX for comparison in unclear):
         verdict = _scattered(unclear)
     elif worse or len(comparisons) == 1:
         verdict = _recommend(evidence, comparisons, allowed, notes)
@@ -202,16 +196,28 @@ def _hidden(comparison: Comparison) -> float:
     return 1 - comparison.rate.low if comparison.rate else 1.0
 
 
+def _doubtful(comparison: Comparison) -> bool:
+    slow = comparison.p99 is not None and comparison.p99.value > P99_MARGIN
+    return comparison.standing == "unclear" or (slow and comparison.standing != "worse")
+
+
 def _doubt(comparison: Comparison) -> str:
     rate = f"{100 * (comparison.rate.value - 1):+.0f} % requests/s" if comparison.rate else "the best rate"
     p99 = f" and {comparison.p99.value:.1f} times the best p99" if comparison.p99 else ""
     return f"{workers_text(comparison.workers)}: {rate}{p99}, but not for certain"
 
 
+def _missed(comparison: Comparison) -> float:
+    """Return the share of its requests/s that could be missed without this count."""
+    return 1 - 1 / comparison.rate.high if comparison.rate else 1.0
+
+
 def _scattered(unclear: Sequence[Comparison]) -> Verdict:
-    counts = _and([comparison.workers for comparison in unclear])
-    hidden = max(map(_hidden, unclear), default=1.0)
-    reason = f"the runs scatter too much: a loss of {percent(hidden)} with {counts} workers could hide in it"
+    comparison = max(unclear, key=_missed)
+    who = workers_text(comparison.workers)
+    reason = f"the runs scatter too much: too few of them compare {who} with the best"
+    if comparison.rate:
+        reason = f"the runs scatter too much: {who} could have {change_text(comparison.rate.high)} requests/s"
     step = "measure again when the machine is quieter, or with more rounds (MODE=full)"
     return Verdict("cannot_recommend", 0, reason, next_step=step)
 
@@ -239,8 +245,9 @@ def _within_limits(good: Sequence[int], evidence: Evidence) -> tuple[list[int], 
 def _no_difference(
     evidence: Evidence, comparisons: Sequence[Comparison], allowed: Sequence[int], notes: list[str]
 ) -> Verdict:
-    counts = _and([comparison.workers for comparison in comparisons if comparison.standing != "unclear"])
-    hidden = max((_hidden(comparison) for comparison in comparisons if comparison.rate), default=0.0)
+    alike = [comparison for comparison in comparisons if comparison.standing in ("best", "close")]
+    counts = _and([comparison.workers for comparison in alike])
+    hidden = max(map(_hidden, alike))
     reason = f"no difference between {counts} workers (noise could hide one of {percent(hidden)})"
     if len(allowed) == 1:
         reason = "none is certainly worse"

@@ -2,6 +2,7 @@
 
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from tests.chaos.conftest import AddFigure, Pick, Verdict
 from tests.chaos.load import Load, half_posts
 from tests.chaos.report import Figure, latencies
 from tests.conftest import Start
-from tests.support.compose import Stack, docker
+from tests.support.compose import Stack, build_image, docker
 from tests.support.http import Request, ask
 from tests.support.wait import until
 
@@ -143,6 +144,50 @@ def test_a_broken_version_is_refused(stack: Stack, verdict: Verdict, command: st
     assert "goes on" in output
     assert "PROBE_FAIL" in broken or "Traceback" not in output, "but the application's own, in its log"
     verdict(f"make {command} of a broken version ({', '.join(broken)})", stack, load.result)
+
+
+@pytest.fixture
+def versioned(start: Start, built: dict[str, str]) -> Iterator[tuple[Stack, list[str]]]:
+    """A stack that serves the first of three images, and their names; the last one cannot start."""
+    repository = f"localhost:9/{built['TAG']}-{uuid.uuid4().hex[:8]}"
+    lines = [["ENV BUILT_AS=1"], ["ENV BUILT_AS=2"], ['CMD ["-c", "raise SystemExit(3)"]']]
+    base = f"FROM {built['APP_IMAGE']}:{built['TAG']}"
+    images = [build_image(f"{repository}:{number}", base, *each) for number, each in enumerate(lines)]
+    # The project's own name for the image: the versions are of this stack alone.
+    stack = start({**USUAL, "APP_IMAGE": repository}, probe=True, up=False)
+    stack.command("up", IMAGE=images[0])
+    yield stack, images
+    stack.down()
+    names = docker("image", "ls", "--filter", f"reference={repository}", "--format", "{{.Repository}}:{{.Tag}}")
+    docker("image", "rm", "--force", *names.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_rollback_loses_no_request(versioned: tuple[Stack, list[str]], pick: Pick, verdict: Verdict) -> None:
+    stack, images = versioned
+    times, requests = pick((1, 600), (5, 20_000))
+    with Load(stack.address) as load:
+        for _ in range(times):
+            stack.command("deploy", IMAGE=images[1])
+            stack.command("rollback")
+        load.wait_for(requests)
+    assert stack.python("import json, os; print(json.dumps(os.environ['BUILT_AS']))") == "1"
+    verdict(f"{times} deploys of an image, {times} rollbacks", stack, load.result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["image", "command"])
+def test_a_version_that_fails_is_not_served(versioned: tuple[Stack, list[str]], verdict: Verdict, trouble: str) -> None:
+    stack, images = versioned
+    before = stack.ids("app")
+    given = {"IMAGE": images[2]} if trouble == "image" else {"IMAGE": images[1], "PRE_DEPLOY": "python3 -c 1/0"}
+    with Load(stack.address) as load:
+        output = stack.command("deploy", check=False, **given)
+        load.wait_for_more(50)
+    assert "goes on" in output
+    assert [container["Id"] for container in stack.containers("app")] == before
+    what = "a broken image" if trouble == "image" else "an image whose PRE_DEPLOY fails"
+    verdict(f"make deploy of {what}", stack, load.result)
 
 
 @pytest.mark.slow

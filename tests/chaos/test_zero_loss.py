@@ -88,9 +88,10 @@ def test_sigkills_cost_only_posts_in_flight(stack: Stack, pick: Pick, verdict: V
         load.wait_for(requests)
 
     def in_flight(failure: Failure) -> bool:
-        # 20 ms: until nginx has seen that the connections it holds are closed.
+        # Until nginx has seen that the connections it holds are closed; on a busy machine its turn comes later.
+        seen = pick(0.5, 0.02)
         return failure.request.method == "POST" and any(
-            failure.sent <= kill + 0.02 and failure.failed >= kill - 0.05 for kill in kills
+            failure.sent <= kill + seen and failure.failed >= kill - 0.05 for kill in kills
         )
 
     verdict(f"{times} SIGKILLs of workers", stack, load.result, "GET 0, POST in flight there", in_flight)

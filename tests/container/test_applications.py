@@ -33,7 +33,7 @@ APPS = ROOT / "tests/apps"
 HOST = "notes.example"
 ADMIN, ANN = ({"Host": HOST, "Authorization": f"Bearer {token}"} for token in ("admins-own", "anns-own"))
 LARGE = 300 << 20  # bytes; more than MEMORY_LIMIT
-CLOSING = 5  # s in which a client is told that its worker goes
+CLOSING = 30  # s in which a client is told that its worker goes: new ones start first, which a busy machine delays
 # What the tutorial writes into env/prod.local.env, with a password that has what shells and Compose take for more.
 PROFILE = """
 COMPOSE_FILE=compose.yaml:compose.db.yaml
@@ -293,3 +293,36 @@ def test_sessions_of_an_mcp_server(other: Stack) -> None:
     pushed = {"Accept": "text/event-stream", "Mcp-Session-Id": session}
     with other.client.stream("GET", "/mcp", headers=pushed) as answer:
         assert answer.status_code == 200
+
+
+class Polling:
+    """A socket.io client that polls, as each does until its WebSocket is open; `cookies` it keeps or not."""
+
+    def __init__(self, stack: Stack, cookies: bool) -> None:
+        url = "http://{}:{}/socket.io/".format(*stack.address)
+        self.client = httpx.Client(base_url=url, headers={"connection": "close"}, trust_env=False)
+        self.cookies = cookies
+        self.query = {"EIO": "4", "transport": "polling"}
+        self.query["sid"] = json.loads(self.exchange("GET").text.removeprefix("0"))["sid"]
+
+    def exchange(self, method: str, body: str | None = None) -> httpx.Response:
+        if not self.cookies:
+            self.client.cookies.clear()
+        return self.client.request(method, "", params=self.query, content=body)
+
+    def call(self, number: int) -> str:
+        """Let the server double `number`, and return its answer."""
+        self.exchange("POST", f'42{number}["double",{number}]')
+        return self.exchange("GET").text
+
+
+@module("rooms", {"MAX_WORKERS": "1", "STICKY": "cookie"}, "--scale", "app=2")
+def test_sessions_of_socket_io(other: Stack) -> None:
+    until(lambda: sockets_in_use(other) == 2, "nginx knows both replicas")
+    for _ in range(4):
+        bound = Polling(other, cookies=True)
+        assert bound.exchange("POST", "40").text == "OK"
+        assert bound.exchange("GET").text.startswith("40")
+        assert [bound.call(number) for number in range(5)] == [f"43{number}[{2 * number}]" for number in range(5)]
+    stray = Polling(other, cookies=False)
+    assert 400 in {stray.exchange("POST", "40").status_code for _ in range(20)}, "the other replica does not know it"

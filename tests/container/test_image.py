@@ -91,7 +91,13 @@ def test_labels(built: dict[str, str], image: str, request: pytest.FixtureReques
     told = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
     assert told.keys() >= {"title", "description", "licenses", "version", "revision"}
     assert told["revision"] == built["REVISION"], "the build argument arrives"
+    assert image == "nginx_image" or "created" in told
     assert all(told.values())
+
+
+def test_the_app_image_has_its_packages_commands(app_image: str) -> None:
+    told = docker("run", "--rm", "--entrypoint", "gunicorn", app_image, "--version").stdout
+    assert told.startswith("gunicorn (version ")
 
 
 def test_no_tools_in_the_app_image(files: list[tarfile.TarInfo]) -> None:
@@ -168,7 +174,8 @@ def test_ca_secret_is_in_no_layer(bases: dict[str, str], app_image: str, tmp_pat
 # Loads the added library, and prints what it and the time zones say.
 ADDED = """
 import ctypes, zoneinfo
-print(ctypes.CDLL("libmagic.so.1").magic_version() > 500, zoneinfo.ZoneInfo("Europe/Berlin"))
+zones = map(zoneinfo.ZoneInfo, ("Europe/Berlin", "US/Pacific"))
+print(ctypes.CDLL("libmagic.so.1").magic_version() > 500, *zones)
 """
 
 
@@ -182,11 +189,11 @@ def test_system_packages_and_a_checkout_that_others_cannot_read(bases: dict[str,
     ca_bundle = bases.get("CA_BUNDLE", str(ROOT / "docker/no-ca.pem"))
     docker(
         "build", "--file", str(tmp_path / "docker/Dockerfile"), "--target", "runtime", "--tag", image,
-        "--build-arg", f"PYTHON_IMAGE={bases['PYTHON_IMAGE']}", "--build-arg", "SYSTEM_PACKAGES=libmagic1",
-        "--secret", f"id=ca,src={ca_bundle}", str(tmp_path),
+        "--build-arg", f"PYTHON_IMAGE={bases['PYTHON_IMAGE']}",
+        "--build-arg", "SYSTEM_PACKAGES=libmagic1 tzdata-legacy", "--secret", f"id=ca,src={ca_bundle}", str(tmp_path),
     )  # fmt: skip
     try:
-        assert docker("run", "--rm", image, "-c", ADDED).stdout == "True Europe/Berlin\n"
+        assert docker("run", "--rm", image, "-c", ADDED).stdout == "True Europe/Berlin US/Pacific\n"
         assert "settings ok" in docker("run", "--rm", image, "-m", "greenstack.server.check").stdout
     finally:
         docker("image", "rm", "--force", image)

@@ -11,7 +11,7 @@ pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust it
 from greenstack.cli.environment import resolve
 from loadtest.targets import compose_stack
 from loadtest.targets.compose_stack import PROJECT, ComposeStack
-from tests.container.project import ROOT, bare_environment, docker
+from tests.support.compose import ROOT, bare_environment, docker
 
 FILES = {"results.json", "report.html"}
 DEADLINE = 420  # s, of one experiment

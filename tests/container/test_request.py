@@ -89,7 +89,7 @@ def project(tmp_path: Path) -> Path:
 # What the application finds.
 FOUND = """
 import json, os, pathlib
-names = ("PROFILE", "GREETING", "PASSWORD", "KEY", "SHELL_WINS")
+names = ("PROFILE", "GREETING", "PASSWORD", "KEY", "SHELL_WINS", "YIELDS")
 print(json.dumps([*map(os.environ.get, names), pathlib.Path("/run/secrets/token").read_text()]))
 """
 
@@ -99,15 +99,17 @@ def test_a_profile_reaches_the_application(
     start: Start, project: Path, by_make: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "-----BEGIN-----\nabc\n-----END-----"
-    (project / "env/own.env").write_text("PROFILE=own\nNAME=you\nGREETING=hi\nSHELL_WINS=no\nMEMORY_LIMIT=200m\n")
+    (project / "env/own.env").write_text(
+        "PROFILE=own\nNAME=you\nGREETING=hi\nSHELL_WINS=no\nYIELDS=${YIELDS:-no}\nMEMORY_LIMIT=200m\n"
+    )
     (project / "env/own.local.env").write_text(f"GREETING=hello, ${{NAME}}\nPASSWORD='pa$word'\nKEY=\"{key}\"\n")
     (project / "secrets").mkdir()
     (project / "secrets/token").write_text("secret")
-    shell = {"SHELL_WINS": "yes"} if by_make else {}
+    shell = {"SHELL_WINS": "yes", "YIELDS": "yes"}
     if by_make:
         monkeypatch.setattr(environment, "RUN", project / ".run")
         environment.resolve("own", shell, root=project).pass_on()
     stack = start(shell, root=project, env_files=("env/own.env", "env/own.local.env"), up=False)
     done = stack.compose("run", "--rm", "--no-deps", "-T", "check", "-c", FOUND)
-    wins = shell.get("SHELL_WINS", "no")
-    assert json.loads(done.stdout) == ["own", "hello, you", "pa$word", key, wins, "secret"]
+    wins = "yes" if by_make else "no"  # Compose alone knows no name that it should look for in the shell
+    assert json.loads(done.stdout) == ["own", "hello, you", "pa$word", key, wins, "yes", "secret"]

@@ -17,9 +17,25 @@ from tests.support.wait import DEADLINE, until
 
 __all__ = ["CONF", "DEADLINE", "GUNICORN", "ROOT", "TINY_APP", "Gunicorn", "environment", "free_port", "until"]
 
-# No framework: it starts in a fraction of the time, and most tests are about the server.
+# No framework: applications start in a fraction of the time, and most tests are about the server.
+LIFESPAN = """
+import os
+
+
+async def lifespan(receive, send):
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup" and os.path.exists(os.environ.get("FAIL_FILE", "/nonexistent")):
+            return await send({"type": "lifespan.startup.failed", "message": "no database"})
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+"""
+
 TINY_APP = """
 import asyncio, atexit, gc, json, os, time
+
+from tiny.lifespan import lifespan
 
 IMPORTED_BY = os.getpid()
 
@@ -35,13 +51,7 @@ atexit.register(at_exit)
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup" and os.path.exists(os.environ.get("FAIL_FILE", "/nonexistent")):
-                return await send({"type": "lifespan.startup.failed", "message": "no database"})
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        return await lifespan(receive, send)
     path = scope["path"]
     status = 200
     if path == "/raise":
@@ -120,6 +130,7 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "tiny"
     package.mkdir()
     (package / "__init__.py").touch()
+    (package / "lifespan.py").write_text(LIFESPAN)
     (package / "main.py").write_text(TINY_APP)
     return tmp_path
 

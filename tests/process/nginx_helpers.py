@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,19 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.chaos.load import until
+from tests.support.http import Connection, LostError, Request, Response, ask
+from tests.support.ports import free_port, listens
+from tests.support.processes import ENTRYPOINT, START
+from tests.support.programs import PATH, needs
 
-from tests.chaos.load import Connection, LostError, Request, Response, ask, until
+__all__ = ["ENTRYPOINT", "PATH", "START", "App", "Nginx", "knows", "needs_nginx", "nginx"]
 
-ROOT = Path(__file__).resolve().parents[2]
-ENTRYPOINT = ROOT / "nginx" / "entrypoint"
-PATH = os.environ["PATH"] + ":/usr/local/sbin:/usr/sbin"  # Debian puts nginx where only root's PATH looks
-MISSING = [name for name in ("nginx", "envsubst", "curl") if not shutil.which(name, path=PATH)]
-START = 20.0  # s; generous, because tests share the machine
-
-needs_nginx = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("REQUIRE_NGINX") != "1", reason=f"not installed: {', '.join(MISSING)}"
-)
+needs_nginx = needs("nginx", "envsubst", "curl")
 
 
 def knows(directive: str, folder: Path) -> bool:
@@ -73,9 +68,7 @@ class Nginx:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run, self.sockets = folder, folder / "run", folder / "sockets"
         self.journal, self.access_log, self.error_log = folder / "journal", folder / "access", folder / "error"
-        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as free_too:
-            self.address: tuple[str, int] = free.getsockname()
-            self.tls_address: tuple[str, int] = free_too.getsockname()
+        self.address, self.tls_address = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
         self.apps: list[App] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.sockets.mkdir(mode=0o777)
@@ -116,8 +109,7 @@ class Nginx:
 
     def connects(self) -> bool:
         """Tell whether somebody listens on its port."""
-        with socket.socket() as probe:
-            return probe.connect_ex(self.address) == 0
+        return listens(self.address[1])
 
     def signal(self, sig: signal.Signals) -> None:
         assert self.process
@@ -143,7 +135,7 @@ class Nginx:
         entries: list[dict[str, Any]] = []
 
         def find() -> bool:
-            lines = self.access_log.read_text().splitlines()
+            lines = self.access_log.read_text().split("\n")[:-1]  # the last one may still be written
             entries[:] = [entry for entry in map(json.loads, lines) if entry["uri"] == uri]
             return bool(entries)
 
@@ -191,7 +183,11 @@ class Nginx:
         """Pids of its worker processes, oldest first, those that are shutting down included."""
         assert self.process
         program = os.readlink(f"/proc/{self.process.pid}/exe")
-        return [pid for pid in self.children() if os.readlink(f"/proc/{pid}/exe") == program]
+        workers = []
+        for pid in self.children():
+            with contextlib.suppress(OSError):  # it has just ended
+                workers += [pid] if os.readlink(f"/proc/{pid}/exe") == program else []
+        return workers
 
     def close(self) -> None:
         """End everything."""

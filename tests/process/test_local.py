@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import certificates
 from tests.support.certificates import NAME, Authority
+from tests.support.ports import free_port, listens
 
 ROOT = Path(__file__).parents[2]
 COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
@@ -107,14 +108,7 @@ class Repository:
         assert not self.processes()
         assert not list(self.root.rglob("*.sock"))
         assert not list(self.root.rglob("*.pid"))
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", self.port))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        assert not listens(self.port)
 
 
 @pytest.fixture
@@ -194,8 +188,7 @@ def test_a_second_up_applies_changes_without_loss(repository: Repository) -> Non
     repository.url = f"http://127.0.0.1:{repository.port}"
     repository.ok("up")
     assert repository.get("/").json() == {"Hello": "again"}
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", old))
+    assert not listens(old)
     assert (repository.root / ".run/nginx.pid").read_text() == nginx
     repository.ok("down")
     repository.assert_gone()
@@ -268,6 +261,17 @@ def test_an_application_failing_at_start_leaves_nothing(repository: Repository) 
     assert status
     assert "RuntimeError: no database" in "\n".join(lines)
     assert lines[-1] == "app-1 has ended: its last log lines are above"
+    repository.assert_gone()
+
+
+@needs_nginx
+def test_a_start_that_stays_unready_says_what_the_probe_heard(repository: Repository) -> None:
+    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="4")
+    assert status
+    assert lines[-2:] == [
+        "its health check was answered with 503",
+        "app-1 is not ready after START_TIMEOUT=4 seconds: its log is above",
+    ]
     repository.assert_gone()
 
 
@@ -346,6 +350,38 @@ def test_deploy_and_scale_fail_no_request(repository: Repository) -> None:
     assert '"workers": 2' in (repository.root / ".run/app-3.log").read_text()
     repository.ok("down")
     repository.assert_gone()
+
+
+@needs_nginx
+def test_a_command_runs_before_a_new_version(repository: Repository) -> None:
+    script = "import os; open('ran', 'a').write(os.environ['COLOUR'])"
+    refused = repository.refused("up", PRE_DEPLOY="python3 -c 'print(40 + 2); raise SystemExit(3)'")
+    assert refused[0] == 1
+    assert refused[1][-2].endswith(": ended with exit status 3: its output is above")
+    assert refused[1][-1] == "nothing is started"
+    repository.assert_gone()
+    command = f'python3 -c "{script}"'
+    assert "running python3" in repository.ok("up", PRE_DEPLOY=command, COLOUR="red")
+    before = repository.pidfiles()
+    assert repository.refused("deploy", PRE_DEPLOY="nothing-of-that-name")[1] == [
+        "nothing-of-that-name: No such file or directory",
+        "PRE_DEPLOY=nothing-of-that-name: ended with exit status 127: its output is above",
+        "nothing is changed: the old version goes on",
+    ]
+    assert repository.pidfiles() == before
+    repository.ok("deploy", PRE_DEPLOY=command, COLOUR="blue")
+    assert (repository.root / "ran").read_text() == "redblue", "once each"
+    repository.ok("scale", "2", PRE_DEPLOY="false")
+
+
+@needs_nginx
+def test_local_processes_have_no_images(repository: Repository) -> None:
+    refused = "IMAGE=a: local processes run the code of this folder; allowed: unset, or a Docker Engine"
+    assert repository.refused("up", IMAGE="a") == (2, [refused])
+    repository.ok("up")
+    assert repository.refused("deploy", IMAGE="a") == (2, [refused])
+    for command in ("rollback", "versions"):
+        assert repository.refused(command)[1][0].startswith("local processes run the code of this folder: check out")
 
 
 @needs_nginx

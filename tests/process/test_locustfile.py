@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,8 @@ pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust it
 
 from greenstack.cli import ROOT
 from loadtest.generator import BOOT_DEADLINE, Demand, Stream, records, running
-from tests.chaos.load import until
+from tests.support.ports import free_port, listens
+from tests.support.wait import until
 
 RATE = 200  # requests/s
 LENGTH = 6  # s
@@ -29,16 +29,11 @@ class App:
     """timed_app.py on a port of its own."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.journal = folder / "journal"
         command = [sys.executable, str(Path(__file__).with_name("timed_app.py")), str(self.port), str(self.journal)]
         self.process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
-        until(self._listens, 20, "the app listens")
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        until(lambda: listens(self.port), "the app listens")
 
     @property
     def url(self) -> str:
@@ -132,7 +127,6 @@ def test_arrivals_beyond_the_pool_are_counted(tmp_path: Path) -> None:
         with loaded(Demand(app.url, "1", rate=1000)) as stream:
             until(
                 lambda: stream.refresh() or sum(record.dropped for record in stream.records) > 100,
-                20,
                 "some are dropped",
             )
         assert len(app.arrivals) <= 1000 * 1.2

@@ -14,7 +14,8 @@ import pytest
 
 from greenstack.server.settings import Settings, read_by_nginx
 from tests.chaos.load import until
-from tests.process.nginx_helpers import ENTRYPOINT, MISSING, PATH, START, App, Nginx, knows, needs_nginx, nginx
+from tests.process.nginx_helpers import ENTRYPOINT, PATH, START, App, Nginx, knows, needs_nginx, nginx
+from tests.support.ports import free_port
 
 pytestmark = needs_nginx
 TIMEOUTS = ("proxy_read_timeout", "proxy_send_timeout", "proxy_next_upstream_timeout")
@@ -41,10 +42,6 @@ def directives(server: Nginx) -> set[str]:
     """The directives of the rendered configuration that stand on a line of their own."""
     lines = (line.partition("#")[0].strip() for line in (server.run / "nginx.conf").read_text().splitlines())
     return {line.removesuffix(";") for line in lines if line.endswith(";")}
-
-
-def test_nginx_is_there_where_it_must_be() -> None:
-    assert not MISSING
 
 
 @pytest.mark.parametrize(
@@ -92,6 +89,12 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
     limits = [line for line in directives(server) if line.startswith(("limit_req ", "limit_conn "))]
     assert limits == [f"limit_conn connections {settings.connection_limit}"]
     assert f"max_conns={math.ceil(settings.concurrency_limit / 12)};" in (server.run / "nginx.conf").read_text()
+
+
+@pytest.mark.parametrize(("sticky", "limit"), [("off", 10), ("cookie", 120), ("address", 120)])
+def test_a_bound_client_may_fill_its_slot(server: Nginx, sticky: str, limit: int) -> None:
+    server.start(expect=503, STICKY=sticky, CONCURRENCY_LIMIT="120")
+    assert (server.run / "nginx.conf").read_text().count(f" max_conns={limit};") == 12
 
 
 def extremes() -> Iterator[tuple[str, int]]:
@@ -173,8 +176,7 @@ def test_a_port_alone_is_listened_on_over_ipv6_too(server: Nginx, server_name: s
 
 
 def test_tcp(server: Nginx) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server.apps.append(App(f"127.0.0.1:{port}", server.journal))
     server.start(BIND=f"0.0.0.0:{port}", APP_HOST="127.0.0.1")
     assert server.seen("/items/1")["app"] == f"127.0.0.1:{port}"

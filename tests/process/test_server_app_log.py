@@ -17,6 +17,8 @@ Start = Callable[..., Gunicorn]
 APP = """
 import asyncio, gc, logging, logging.config, sys, threading, warnings
 
+from tiny.lifespan import lifespan
+
 logging.getLogger("a.library").addHandler(logging.NullHandler())
 %SETUP%
 logging.info("imported")
@@ -56,11 +58,7 @@ async def thread_fails():
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        return await lifespan(receive, send)
     await globals()[scope["path"][1:]]()
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
@@ -138,6 +136,65 @@ USES_OWN = '{"handlers": ["own"], "level": "INFO"}'
 def test_an_application_that_configures_logging_keeps_what_it_set(start: Start, project: Path, setup: str) -> None:
     lines = logged(start, project, "info", setup=setup)
     assert [line for line in lines if "order 42" in line] == ["own: order 42"]
+
+
+# From the documentation of each: what their users write. GET /own logs with the library itself, GET /info with logging.
+STRUCTLOG = """import structlog
+structlog.configure(processors=[structlog.stdlib.add_log_level, structlog.processors.JSONRenderer()])
+async def own(): structlog.get_logger().info("paid", order=42)"""
+STRUCTLOG_FOR_ALL = """import structlog
+shared = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
+structlog.configure(
+    processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    logger_factory=structlog.stdlib.LoggerFactory(), wrapper_class=structlog.stdlib.BoundLogger,
+)
+handler = logging.StreamHandler()
+handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[
+    structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.LogfmtRenderer(sort_keys=True),
+]))
+logging.getLogger().addHandler(handler)
+logging.getLogger().setLevel("INFO")
+async def own(): structlog.get_logger("shop").info("paid", order=42)"""
+LOGURU = """from loguru import logger
+logger.remove()
+logger.add(sys.stderr, format="{level}: {message}")
+async def own(): logger.bind(user="ann").info("paid {}", 42)"""
+LOGURU_FOR_ALL = (
+    LOGURU
+    + """
+class Intercepted(logging.Handler):
+    def emit(self, record):
+        logger.opt(depth=6, exception=record.exc_info).log(record.levelname, record.getMessage())
+
+
+logging.basicConfig(handlers=[Intercepted()], level=0, force=True)"""
+)
+
+
+@pytest.mark.parametrize(
+    ("setup", "own", "info"),
+    [
+        (STRUCTLOG, '{"order": 42, "event": "paid", "level": "info"}', None),
+        (
+            STRUCTLOG_FOR_ALL,
+            "event=paid level=info logger=shop order=42",
+            'event="order 42" level=info logger=shop.orders',
+        ),
+        (LOGURU, "INFO: paid 42", None),
+        (LOGURU_FOR_ALL, "INFO: paid 42", "INFO: order 42"),
+    ],
+    ids=["structlog", "structlog-for-all", "loguru", "loguru-for-all"],
+)
+def test_structlog_and_loguru_keep_what_they_set(
+    start: Start, project: Path, setup: str, own: str, info: str | None
+) -> None:
+    lines = logged(start, project, "own", "info", setup=setup)
+    assert [line for line in lines if "paid" in line] == [own]
+    (order,) = (line for line in lines if "order 42" in line)
+    if info:
+        assert order == info
+    else:  # what they leave alone is as without them
+        assert json.loads(order)["request_id"] == "id-info"
 
 
 def test_a_level_that_the_application_sets_counts(start: Start, project: Path) -> None:

@@ -41,7 +41,7 @@ def test_access_log_as_text(start: Start) -> None:
     )
     assert int(first) == len(answer.content)
     (slow,) = gunicorn.until_logged(r'- "GET /sleep\?0\.05 HTTP/1\.1" 200 \d+B ([\d.]+)ms$')
-    assert float(slow) >= 50
+    assert float(slow) >= 49, "a timer of uvloop counts whole milliseconds"
     gunicorn.until_logged(r'- "GET /raise HTTP/1\.1" 500 0B [\d.]+ms$')
     gunicorn.until_logged(r"\[ERROR\] Exception in ASGI application\\n.*\\nValueError: on purpose$")
     assert gunicorn.log.count('"GET ') == 3, "probes are not logged"

@@ -1,5 +1,6 @@
 """What a worker does with memory: garbage is collected in time, and a worker that grows is replaced."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,14 @@ MEGABYTE = 1 << 20
 HUNGRY_APP = """
 import os
 
+from tiny.lifespan import lifespan
+
 kept = []
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        return await lifespan(receive, send)
     body, more = b"", True
     while more:
         message = await receive()
@@ -71,16 +70,55 @@ def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Pat
         assert answer.status_code == 200
         pids.add(int(answer.text))
     assert len(pids) > 2, "new workers have answered"
-    gunicorn.until_logged(r'"message": "MAX_WORKER_MEMORY=120m: this worker has [1-9]\d\d MiB and is replaced"', 2)
+    gunicorn.until_logged(r'"MAX_WORKER_MEMORY=120m: this worker has [1-9]\d\d MiB and is replaced; it had \d+ ', 2)
     until(lambda: len(gunicorn.workers()) == 2, "there are two again")
 
 
-def test_workers_that_are_too_large_leave_one_after_the_other(start: Start) -> None:
-    """Each of them is too large from its start on, so that all could leave at once."""
-    gunicorn = start(MAX_WORKERS="3", WORKER_MEMORY="1m", MAX_WORKER_MEMORY="1m").until_ready(3)
-    gunicorn.until_logged("and is replaced", 4)
+# Each worker takes 100 MB as soon as there is a file `grow`.
+GROWING_APP = """
+import asyncio, os
+
+kept = []
+
+
+async def grow():
+    while not os.path.exists("grow"):
+        await asyncio.sleep(0.02)
+    kept.append(b"x" * 100_000_000)
+    print("has grown", flush=True)
+
+
+async def app(scope, receive, send):
+    growing = asyncio.create_task(grow())
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+"""
+
+
+def test_workers_that_are_too_large_leave_one_after_the_other(start: Start, project: Path) -> None:
+    """All grow in the same moment, so that all could leave at once."""
+    (project / "tiny/main.py").write_text(GROWING_APP)
+    gunicorn = start(MAX_WORKERS="3", WORKER_MEMORY="1m", MAX_WORKER_MEMORY="100m").until_ready(3)
+    (project / "grow").touch()
+    gunicorn.until_logged("has grown", 3)
+    (project / "grow").unlink()
+    gunicorn.until_logged("and is replaced", 3)
+    gunicorn.until_ready(6)
     leaving = 0
     for line in gunicorn.log.splitlines():
         leaving += "and is replaced" in line
         leaving -= "Finished server process" in line
         assert leaving <= 1, "the next one waits"
+
+
+def test_a_bound_below_a_new_workers_size_replaces_nobody(start: Start) -> None:
+    gunicorn = start(MAX_WORKERS="2", WORKER_MEMORY="1m", MAX_WORKER_MEMORY="2m").until_ready(2)
+    (line,) = set(gunicorn.until_logged(r"\[WARNING\] MAX_WORKER_MEMORY=2m: (.*)"))
+    assert re.fullmatch("not in force, a worker has [1-9][0-9]+ MiB when it starts; allowed: well above that", line)
+    first = gunicorn.workers()
+    for _ in range(3):  # each of them would be replaced within its first second
+        assert gunicorn.get("/sleep?1").status_code == 200
+    assert gunicorn.workers() == first

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CONF, ROOT, Gunicorn, environment, free_port
+from .conftest import CONF, GUNICORN, ROOT, Gunicorn, environment, free_port
 
 Start = Callable[..., Gunicorn]
 
@@ -61,6 +61,20 @@ def test_a_bad_web_concurrency_is_refused_in_one_line(command: list[object]) -> 
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "WEB_CONCURRENCY=1e3: not a whole number; allowed: 1 to 1024\n"
+
+
+def test_gunicorn_reads_web_concurrency_before_any_file(project: Path) -> None:
+    """So nothing of ours can spare a bare Gunicorn its traceback. Where this fails, gunicorn_conf.py can."""
+    (project / "conf.py").write_text("raise SystemExit('the configuration is read')")
+
+    def said(value: str) -> str:
+        return subprocess.run(
+            [GUNICORN, "-c", "conf.py"], cwd=project, capture_output=True, text=True, check=False,
+            env=environment({"WEB_CONCURRENCY": value}),
+        ).stderr  # fmt: skip
+
+    assert "the configuration is read" in said("3")
+    assert "the configuration is read" not in said("1e3")
 
 
 def checked(project: Path, **variables: str) -> "subprocess.CompletedProcess[str]":

@@ -154,22 +154,21 @@ def test_log_files(start: Start, project: Path) -> None:
 
 
 def closes_after(gunicorn: Gunicorn) -> float:
-    """Seconds that an idle connection stays open after a response."""
+    """Seconds from a request, which takes no time, to when the idle connection is closed."""
     with closing(socket.socket(socket.AF_UNIX)) as connection:
         connection.settimeout(20)
         connection.connect(gunicorn.variables["BIND"].removeprefix("unix:"))
+        start = time.monotonic()  # before, as we may see the response late
         connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        start = time.monotonic()
         while connection.recv(65536):
-            start = time.monotonic()
+            pass
         return time.monotonic() - start
 
 
 def test_keep_alive_on_the_wire(start: Start) -> None:
     short, long = start(KEEP_ALIVE="1"), start(KEEP_ALIVE="3")
-    seconds = closes_after(short.until_ready())
-    assert 0.9 < seconds < 2.5
+    assert 0.9 < closes_after(short.until_ready()) < 4, "the default is 5 s"
     assert closes_after(long.until_ready()) > 2.9
 
 

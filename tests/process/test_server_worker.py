@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from .conftest import TINY_APP, Gunicorn, until
+from .conftest import DEADLINE, TINY_APP, Gunicorn, until
 
 Start = Callable[..., Gunicorn]
 SIGNALS = [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT]
@@ -113,8 +113,9 @@ def test_a_killed_worker_is_replaced(start: Start) -> None:
     gunicorn = start(MAX_WORKERS="2").until_ready(2)
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     begun = time.monotonic()
+    gunicorn.until_logged("Booting worker", 3)
+    assert time.monotonic() - begun < 3, "at once; how long the application takes to start is its affair"
     gunicorn.until_ready(3)
-    assert time.monotonic() - begun < 3
     assert len(gunicorn.workers()) == 2
 
 
@@ -123,7 +124,7 @@ def test_workers_leave_when_their_arbiter_was_killed(start: Start) -> None:
     workers = [psutil.Process(pid) for pid in gunicorn.workers()]
     os.kill(gunicorn.process.pid, signal.SIGKILL)
     gunicorn.ended()
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    gone, alive = psutil.wait_procs(workers, timeout=DEADLINE)
     for worker in alive:
         worker.kill()
     assert len(gone) == 2
@@ -209,16 +210,18 @@ def test_gunicorns_reloader(start: Start, project: Path) -> None:
         main.write_text(source)
         os.utime(main, (time.time() + seconds,) * 2)  # the reloader compares times
 
-    # It notes the time of each file when it first sees it, once a second.
+    def looked() -> None:
+        # It notes the time of each file when it first sees it, once a second from when the application is loaded.
+        loaded = time.monotonic()
+        until(lambda: time.monotonic() - loaded > 1.5, "it looked")
+
     first = gunicorn.json()["pid"]
-    until(
-        lambda: Path(f"/proc/{first}").exists() and time.time() - psutil.Process(first).create_time() > 1.5, "it looked"
-    )
+    looked()
     save(TINY_APP.replace('"draining":', '"new": 1, "draining":'), 10)
     answer = until(lambda: a if (a := answers(gunicorn) or {}).get("new") == 1 else None, "the new code answers")
     assert answer["pid"] != first
     gunicorn.until_logged("Worker reloading: .*main.py modified")
-    until(lambda: time.time() - psutil.Process(int(str(answer["pid"]))).create_time() > 1.5, "it looked")
+    looked()
     save("1 / 0", 20)
     gunicorn.until_logged("cannot be imported: ZeroDivisionError", 2)
     save(TINY_APP.replace('"draining":', '"new": 2, "draining":'), 30)

@@ -21,7 +21,7 @@ from tests.support.wait import DEADLINE
 ROOT = Path(__file__).parents[2]
 PROBE = {"COMPOSE_FILE": "compose.yaml:tests/support/compose.probe.yaml", "APP_MODULE": "probe:app"}
 START = 120.0  # s; generous, because three stacks may start at the same time
-COMMAND_DEADLINE = 280  # s; the builds of a whole image included
+COMMAND_DEADLINE = 580  # s; the builds of a whole image included
 
 
 def bare_environment() -> dict[str, str]:
@@ -46,6 +46,14 @@ def run(
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done
+
+
+def build_image(name: str, *lines: str) -> str:
+    """Build an image of the lines of a Dockerfile that needs no files, and return its name."""
+    command = ["docker", "build", "--quiet", "--tag", name, "-"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return name
 
 
 class Stack(Probed):

@@ -91,21 +91,23 @@ class Connection:
     async def _send(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         self.reused = self._alive()
+        sent = 0
         if self.reused and self._socket:
             try:
                 # One system call, so that nothing can happen between a first and a second part.
                 sent = self._socket.send(data)
-                await loop.sock_sendall(self._socket, data[sent:])
-                return
             except OSError as error:
                 # The kernel took no byte: the server had closed before, and any client would connect anew.
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                     raise LostError("reset") from error
                 self.reused = False
-        await self._open()
+        if not self.reused:
+            await self._open()
+        if sent == len(data):
+            return  # the server may have answered and closed already: another call, even of no byte, would fail
         assert self._socket
         try:
-            await loop.sock_sendall(self._socket, data)
+            await loop.sock_sendall(self._socket, data[sent:])
         except OSError as error:
             raise LostError("reset") from error
 

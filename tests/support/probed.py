@@ -29,8 +29,8 @@ class Probed:
         """Return the lines that the probe wrote, of these events or all."""
         file = self.folder / JOURNAL
         text = file.read_text() if file.exists() else ""
-        # Polled while a load runs, so only lines that may be meant are parsed.
-        lines = (line for line in text.splitlines() if not events or any(event in line for event in events))
+        # Polled while a load runs, so the last line may still be written, and only lines that may be meant are parsed.
+        lines = (line for line in text.split("\n")[:-1] if not events or any(event in line for event in events))
         return [entry for entry in map(json.loads, lines) if not events or entry["event"] in events]
 
     def executed(self) -> list[str]:

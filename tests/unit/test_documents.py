@@ -58,9 +58,18 @@ def test_make_targets_exist(document: Path) -> None:
 NAME = r"[A-Z][A-Z0-9_]+"
 # Where other names stand than the server's settings: Compose, the commands' own options, the tutorial.
 READERS = ["compose*.yaml", "Makefile", "loadtest/**/*.py", "benchmarks/**/*.py", "tools/*.sh", "tests/apps/**/*.*"]
+READERS += ["docker/compat/*.*", "greenstack/server/old_images.py"]
 ELSEWHERE = {
     *("WORKER_ID", "WORKER_SLOT"),  # set by our hooks
-    *("COMPOSE_ENV_FILES", "COMPOSE_FILE", "PIP_CERT", "SSL_CERT_FILE", "PYTHON_JIT", "SCHED_BATCH"),  # read by others
+    *(
+        "COMPOSE_ENV_FILES",
+        "COMPOSE_FILE",
+        "COMPOSE_PROFILES",
+        "PIP_CERT",
+        "SSL_CERT_FILE",
+        "PYTHON_JIT",
+        "SCHED_BATCH",
+    ),  # read by others
     *("PROFILE", "REPOSITORY", "COPY", "GET", "APP_MODULE_FILE", "NAME_FILE"),
 }
 

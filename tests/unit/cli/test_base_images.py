@@ -95,10 +95,16 @@ def test_a_missing_ca_bundle_is_refused(machine: Machine) -> None:
     assert refused.value.status == 2
 
 
+def test_an_image_from_elsewhere_needs_no_base(machine: Machine) -> None:
+    machine.registry = set(OFFICIAL.values())
+    assert choices(IMAGE="registry.example/app:1") == {"NGINX_BASE_IMAGE": OFFICIAL["NGINX_BASE_IMAGE"]}
+    assert choices(IMAGE="registry.example/app:1", EDGE_IMAGE="registry.example/nginx:1") == {}
+
+
 def test_a_silent_registry_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "docker"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(base_images, "REGISTRY_DEADLINE", 0.5)
+    monkeypatch.setattr(docker, "REGISTRY_DEADLINE", 0.5)
     for script, pulled in [("exec sleep 60", False), ("echo x; exit 1", False), ("echo x; sleep 1; echo y", True)]:
         fake.write_text(f"#!/bin/sh\n{script}\n")
         fake.chmod(0o755)

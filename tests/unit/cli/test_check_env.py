@@ -126,11 +126,21 @@ def test_the_table_has_every_setting_with_its_source(tmp_path: Path, monkeypatch
 
 
 def test_the_applications_variables_are_shown_secrets_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = table(profile(tmp_path, "GREETING=hello\nDB_PASSWORD=abc\nTAG=t\nCOMPOSE_FILE=x\n"), monkeypatch)
+    rows = table(
+        profile(tmp_path, "GREETING=hello\nDB_PASSWORD=abc\nTAG=t\nCOMPOSE_FILE=x\nDSN=password=abc\n"), monkeypatch
+    )
     assert rows["GREETING"] == ["hello", "env/x.env:1,", "for", "the", "application"]
     assert rows["DB_PASSWORD"][0] == "********"
     assert rows["TAG"] == ["t", "env/x.env:3"]
     assert rows["COMPOSE_FILE"] == ["x", "env/x.env:4"]
+    assert rows["DSN"][0] == "password=********"
+
+
+def test_a_fault_does_not_show_a_secret(tmp_path: Path) -> None:
+    written = ["TOKEN: abc", "TAGG=postgresql://me:abc@db/x", "DSN = host=db password=abc", "API_KEY=abc$def"]
+    lines = refusal(profile(tmp_path, "\n".join(written)))
+    assert len(lines) == 4
+    assert [line for line in lines if "abc" in line] == []
 
 
 def test_a_dollar_sign_in_a_password_is_a_fault(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import subprocess
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
-from greenstack.cli import containers, docker, local, main, rollout
+from greenstack.cli import containers, docker, local, main, rollout, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -104,9 +105,13 @@ class Growing(Fake):
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
 
+@pytest.mark.parametrize("command", [containers._converge, containers.deploy], ids=["up", "deploy"])
 @pytest.mark.parametrize(("there", "commands"), [((), 1), ((container("db", "running", "healthy"),), 0)])
 def test_new_services_start_before_new_replicas(
-    monkeypatch: pytest.MonkeyPatch, there: tuple[Container, ...], commands: int
+    monkeypatch: pytest.MonkeyPatch,
+    there: tuple[Container, ...],
+    commands: int,
+    command: Callable[[Compose], None],
 ) -> None:
     compose = Growing(CHECKED, APP, NGINX, *there)
     before: list[int] = []
@@ -114,9 +119,50 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "_is_old", lambda _, service: service == "app")
     monkeypatch.setattr(containers, "_nginx_changes", lambda *_: [])
     monkeypatch.setattr(rollout, "replace", lambda *_: before.append(len(compose.commands)))
-    containers._converge(cast(Compose, compose))
+    monkeypatch.setattr(containers, "require_ours", lambda _: None)
+    monkeypatch.setattr(containers, "require_nginx", lambda _: None)
+    monkeypatch.setattr(containers, "build", lambda _: None)
+    command(cast(Compose, compose))
     assert before == [commands]
-    assert all(command[-1] == "db" and "--wait" in command for command in compose.commands)
+    assert all(words[-1] == "db" and "--wait" in words for words in compose.commands)
+
+
+@pytest.mark.parametrize(
+    ("ended", "refused"),
+    [
+        (container("migrate", "exited", code=0), None),
+        (container("migrate", "exited", code=1), "x-migrate-1 is not well"),
+        (container("migrate", "running", "unhealthy"), "x-migrate-1 is not well"),
+    ],
+)
+def test_a_new_service_may_end_with_its_work(
+    monkeypatch: pytest.MonkeyPatch, ended: Container, refused: str | None
+) -> None:
+    """As a migration does; `docker compose up --wait` fails all the same."""
+
+    class Migrating(Growing):
+        def services(self) -> dict[str, Any]:
+            return {"app": {}, "nginx": {}, "migrate": {}}
+
+        def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+            self.existing += (ended,)
+            return subprocess.CompletedProcess(arguments, 1, "", "container x-migrate-1 exited (0)")
+
+    monkeypatch.setattr(docker, "last_words", lambda _: ["its log"])
+    with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
+        containers._start_new_services(cast(Compose, Migrating(APP, NGINX)))
+
+
+def test_services_that_change_are_named_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(containers, "_run_check", lambda _: None)
+    monkeypatch.setattr(containers, "_is_old", lambda _, service: service == "db")
+    containers._converge(cast(Compose, Growing(APP, NGINX, container("db", "running"), container("mail", "running"))))
+    assert capsys.readouterr().out.splitlines() == [
+        "db has another image or settings: Compose stops it, and starts it anew",
+        "mail is in no Compose file of this call any more: it is removed",
+    ]
 
 
 class Running(Fake):
@@ -160,18 +206,50 @@ def test_a_network_is_not_changed_under_a_running_stack(
 ) -> None:
     class Networked(Running):
         def networks(self) -> list[dict[str, Any]]:
-            return [{"name": "x_default"}, {"name": "x_internal", "internal": internal}]
+            return [
+                {"name": "x_default"},
+                {"name": "x_internal", "internal": internal},
+                {"name": "others", "external": True},
+            ]
 
-    monkeypatch.setattr(docker, "output", lambda *words: "true\n" if "name=^x_internal$" in words else "false\n")
+    theirs = {"name=^x_internal$", "name=^others$"}
+    monkeypatch.setattr(docker, "output", lambda *words: "true\n" if theirs & {*words} else "false\n")
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
     monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
+    monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     monkeypatch.setattr(Networked, "run", lambda *_: subprocess.CompletedProcess([], 0), raising=False)
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
         containers.up(cast(Compose, Networked()))
     assert begun == ([] if refused else ["build", "converge"])
+
+
+def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepts, leaves = "nginx: worker process", "nginx: worker process is shutting down"
+    before, told = {7: accepts}, {7: accepts, 8: accepts}
+    reloaded, alone = {7: leaves, 8: accepts}, {8: accepts}
+    looks = iter([before, told, reloaded, reloaded, alone])
+    done: list[object] = []
+
+    def output(*words: str) -> str:
+        if words[0] == "exec":
+            done.append({containers.LET_GO: "reload", containers.END_WHAT_LASTS: "end what lasts"}[words[-1]])
+            return ""
+        done.append(processes := next(looks))
+        return "\n".join(["PID COMMAND", "1 nginx: master process", *(f"{pid} {processes[pid]}" for pid in processes)])
+
+    class Replaced(Fake):
+        def quiet(self, *words: str) -> None:
+            done.append(words[0])
+
+    monkeypatch.setattr(docker, "output", output)
+    monkeypatch.setattr(docker, "environ", lambda _: {})
+    monkeypatch.setattr(rollout, "POLL", 0.0)
+    containers._replace_nginx(cast(Compose, Replaced(NGINX)))
+    assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])

@@ -151,7 +151,7 @@ def test_compose_reads_the_plain_forms_as_we_do(tmp_path: Path) -> None:
 LINES = st.lists(st.text(st.sampled_from("abn1 $#{}:-\"'\\=_N.\t\n"), max_size=12), min_size=1, max_size=40)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(lines=LINES)
 def test_compose_reads_faultless_lines_as_we_do(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("compose")

@@ -81,7 +81,7 @@ def test_p99_within_its_margin_is_no_difference():
     assert decide(Evidence(capacity, [{1: near(25), 2: near(20)}])).kind == "no_difference"
     scattered = {1: rounds(20, 90, 30, 15, 60), 2: rounds(20, 25, 18, 30, 22)}
     verdict = decide(Evidence(capacity, [scattered]))
-    assert (verdict.kind, verdict.workers) == ("no_difference", 2), "1 may be worse, so it is not advised"
+    assert (verdict.kind, verdict.workers) == ("no_difference", 1)
     assert any("1 worker: " in note and "times the best p99, but not for certain" in note for note in verdict.notes)
 
 
@@ -133,10 +133,22 @@ def test_too_much_noise_is_no_answer():
     assert "scatter" in verdict.reason
 
 
+def test_doubt_about_a_count_that_is_no_better_is_no_obstacle():
+    capacity = {1: near(500), 2: near(1000), 3: rounds(900, 960, 1010, 860, 900)}
+    verdict = decide(Evidence(capacity, looks=10))
+    assert [comparison.standing for comparison in verdict.comparisons] == ["worse", "best", "unclear"]
+    assert (verdict.kind, verdict.workers) == ("recommend", 2)
+    assert any("3 workers: -7 % requests/s, but not for certain" in note for note in verdict.notes)
+    capacity[3] = rounds(800, 1300, 900, 700, 1200)
+    verdict = decide(Evidence(capacity, looks=10))
+    assert verdict.kind == "cannot_recommend"
+    assert "3 workers could have +" in verdict.reason
+
+
 def test_counts_without_a_common_round_cannot_be_compared():
     verdict = decide(Evidence({1: {0: 1000.0, 1: 1000.0}, 2: {1: 2000.0, 2: 2000.0}}, current=3))
     assert (verdict.kind, verdict.workers) == ("cannot_recommend", 0)
-    assert "a loss of 100 %" in verdict.reason
+    assert "too few of them compare 1 worker with the best" in verdict.reason
     assert "MODE=full" in verdict.next_step
 
 

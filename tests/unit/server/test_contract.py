@@ -1,6 +1,7 @@
 """compose.yaml beside the settings class: a default that stands in two places is the same in both."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,28 @@ def test_each_profile_names_its_files() -> None:
     for file in (ROOT / "env").glob("*.env"):
         if not file.name.endswith(".local.env"):
             assert f"\nPROFILE={file.stem}\n" in file.read_text(), file.name
+
+
+def test_a_checkout_on_windows_is_the_same() -> None:
+    for file in (ROOT / "env").glob("*.env"):
+        if "\nCOMPOSE_FILE=" in file.read_text():  # there a semicolon would separate its names
+            assert "\nCOMPOSE_PATH_SEPARATOR=:\n" in file.read_text(), file.name
+    names = ["nginx/entrypoint", "env/dev.env", "docker/Dockerfile", "app/main.py"]
+    done = subprocess.run(["git", "check-attr", "eol", *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "".join(f"{name}: eol: lf\n" for name in names)
+
+
+def test_what_is_mounted_is_labelled_for_selinux() -> None:
+    overlay = yaml.safe_load((ROOT / "compose.dev.yaml").read_text())
+    volumes = [
+        volume
+        for file in (COMPOSE, overlay)
+        for service in file["services"].values()
+        for volume in service.get("volumes", ())
+        if volume.startswith(".")
+    ]
+    assert volumes
+    assert [volume for volume in volumes if not volume.endswith(",z")] == []
 
 
 def test_readers_get_bare_names() -> None:

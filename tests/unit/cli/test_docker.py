@@ -1,0 +1,46 @@
+"""Which engine the commands act on, and what is said where another machine's does not answer."""
+
+from pathlib import Path
+
+import pytest
+
+from greenstack.cli import docker
+from greenstack.cli.console import CommandError
+
+
+@pytest.fixture(autouse=True)
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `docker` without an engine, whose context is another machine."""
+    program = tmp_path / "docker"
+    program.write_text(
+        "#!/bin/sh\ncase $1 in context) echo ssh://context ;; *) echo first; echo gone >&2; exit 1 ;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("ssh://deploy@shop.example", "ssh://deploy@shop.example"),
+        ("tcp://10.0.0.1:2376", "tcp://10.0.0.1:2376"),
+        ("unix:///run/docker.sock", None),
+        ("", "ssh://context"),
+    ],
+)
+def test_another_machines_engine_is_known(monkeypatch: pytest.MonkeyPatch, host: str, address: str | None) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    assert docker.remote() == address
+
+
+def test_no_local_processes_in_the_place_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match="ssh://context: no Docker Engine there: gone"):
+        docker.why_none()
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    assert docker.why_none() == "gone"
+
+
+def test_nothing_is_sent_to_ones_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    assert docker.send("x") is False

@@ -1,0 +1,83 @@
+"""Which version a rollback means, and what the versions are called."""
+
+from typing import Any, cast
+
+import pytest
+
+from greenstack.cli import docker, versions
+from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Compose
+from greenstack.cli.versions import Version
+
+COMMITS = [letter * 40 for letter in "abc"]
+VERSIONS = [
+    Version(f"20260101-00000{number}-{commit[:12]}", f"sha256:{number}", commit)
+    for number, commit in enumerate(COMMITS)
+]
+COMPOSE = cast(Compose, None)
+
+
+@pytest.fixture(autouse=True)
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "kept", lambda _: VERSIONS)
+    monkeypatch.setattr(versions, "in_service", lambda _: "sha256:2")
+
+
+def test_a_rollback_goes_to_the_version_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert versions.wanted(COMPOSE, "") == VERSIONS[1]
+    monkeypatch.setattr(versions, "in_service", lambda _: "sha256:1")
+    assert versions.wanted(COMPOSE, "") == VERSIONS[0]
+
+
+@pytest.mark.parametrize("to", [VERSIONS[0].tag, "aaaa", COMMITS[0]])
+def test_a_version_is_named_by_tag_or_revision(to: str) -> None:
+    assert versions.wanted(COMPOSE, to) == VERSIONS[0]
+
+
+@pytest.mark.parametrize(
+    ("serving", "to", "says"),
+    [
+        ("sha256:2", "dddd", "TO=dddd: no such version; allowed: 20260101-000000-aaaaaaaaaaaa, "),
+        ("sha256:0", "", "there is no version before the one in service"),
+        (None, "", "nothing runs: make up"),
+    ],
+)
+def test_a_rollback_to_nowhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, serving: str | None, to: str, says: str
+) -> None:
+    monkeypatch.setattr(versions, "in_service", lambda _: serving)
+    with pytest.raises(CommandError, match=says):
+        versions.wanted(COMPOSE, to)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ending"),
+    [
+        ({versions.REVISION: COMMITS[0]}, "-aaaaaaaaaaaa"),
+        ({versions.REVISION: f"{COMMITS[0]}-dirty"}, "-aaaaaaaaaaaa-dirty"),
+        ({versions.REVISION: "v1.2+build 3"}, "-v1.2-build-3"),
+        ({versions.REVISION: "unknown"}, ""),
+        (None, ""),
+    ],
+)
+def test_a_versions_name_has_time_and_revision(
+    monkeypatch: pytest.MonkeyPatch, labels: dict[str, str] | None, ending: str
+) -> None:
+    found: dict[str, Any] = {"Config": {"Labels": labels}}
+    monkeypatch.setattr(docker, "image", lambda _: found)
+    name = versions._new_tag("sha256:1")
+    assert name[15:] == ending
+    assert Version(name, "", "").since.startswith(f"{name[:4]}-{name[4:6]}-{name[6:8]} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("a-app:latest", "a-app"),
+        ("host:5000/a/app:1", "host:5000/a/app"),
+        ("host:5000/a/app", "host:5000/a/app"),
+        ("a/b@sha256:0", "a/b"),
+    ],
+)
+def test_the_tag_is_not_the_repositorys(name: str, repository: str) -> None:
+    assert docker.repository(name) == repository

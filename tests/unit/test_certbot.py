@@ -67,3 +67,40 @@ def test_another_authority_is_asked_at_once(folder: Path, monkeypatch: pytest.Mo
     assert "--force-renewal" in keep.command(["example.org"], force=False)
     monkeypatch.delenv("ACME_SERVER")
     assert "--force-renewal" in keep.command(["example.org"], force=False)
+
+
+class Waiting:
+    """In place of the event that ends a pause: nothing ends one, and the last one ends the program."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pauses: list[float] = []
+
+    def is_set(self) -> bool:
+        return False
+
+    def clear(self) -> None:
+        pass
+
+    def wait(self, pause: float) -> None:
+        self.pauses.append(pause)
+        if len(self.pauses) == self.count:
+            raise SystemExit
+
+
+def test_retries_become_rare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = [*["down"] * 10, "", "down"]
+    waiting = Waiting(len(attempts))
+    monkeypatch.setenv("SERVER_NAME", "example.org")
+    monkeypatch.setattr(keep, "WEBROOT", folder / "webroot")
+    monkeypatch.setattr(keep, "TRIED", folder / "tried")
+    monkeypatch.setattr(keep, "wait_for_nginx", lambda _: None)
+    monkeypatch.setattr(keep, "valid_until", lambda: "then")
+    monkeypatch.setattr(keep, "attempt", lambda *_, **__: attempts[len(waiting.pauses)])
+    monkeypatch.setattr("threading.Event", lambda: waiting)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        keep.main()
+    assert waiting.pauses[:4] == [120, 240, 480, 960]
+    assert waiting.pauses[8:] == [21600, 21600, keep.INTERVAL, 120]
+    assert (folder / "tried").read_text() == "down"

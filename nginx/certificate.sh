@@ -54,7 +54,10 @@ try_out() { # says why candidate.pem cannot be used
 renew() { # leaves in FAULT why what the folder has is not in use
     : >"$NGINX_RUN_DIR/looked"
     FAULT=$(collect)
-    [ -n "$FAULT" ] || ! cmp -s "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem" || return
+    if [ -z "$FAULT" ] && cmp -s "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"; then
+        SAID=''
+        return
+    fi
     [ -n "$FAULT" ] || FAULT=$(try_out)
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"

@@ -458,6 +458,9 @@ def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
     assert f"the stack answers at https://{NAME}:{address[1]}/" in repository.ok("up", **on)
     answer = certificates.get(address, folder / "root.pem", "/items/42?q=foo", http2=True)
     assert answer.json() == {"item_id": 42, "q": "foo"}
+    assert "starting anew" not in repository.ok("up", HSTS_MAX_AGE="7", **on), "a reload is enough"
+    answer = certificates.get(address, folder / "root.pem")
+    assert answer.headers["strict-transport-security"] == "max-age=7"
     assert repository.get(host=NAME).headers["location"] == f"https://{NAME}:{address[1]}/"
     assert "starting anew" in repository.ok("up"), "what follows the certificate cannot be reloaded"
     assert_serves(repository)

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,9 @@ class Process:
 class Running:
     """A contestant that has been started."""
 
-    def __init__(self, contestant: Contestant, environment: Environment) -> None:
+    def __init__(
+        self, contestant: Contestant, environment: Environment, images: Mapping[str, str] | None = None
+    ) -> None:
         self.contestant = contestant
         self.services = ("wrk", *contestant.services)
         self.project = f"bench-{contestant.name}"
@@ -87,6 +89,7 @@ class Running:
             "COMPOSE_PROJECT_NAME": self.project,
             "MAX_WORKERS": str(contestant.workers),
             "GUNICORN_CMD_ARGS": HEARTBEAT,
+            **(images or {}),
             **PLAIN,
             "TLS_FOLDER": str(CERTIFICATE),
         }
@@ -194,7 +197,8 @@ class Running:
 @contextlib.contextmanager
 def running(contestants: list[Contestant], environment: Environment) -> Iterator[list[Running]]:
     """Start `contestants`, all of them before any is measured, and remove them at the end, come what may."""
-    field = [Running(contestant, environment) for contestant in contestants]
+    images = images_of(environment)
+    field = [Running(contestant, environment, images) for contestant in contestants]
     try:
         with out.status(f"starting {len(field)} servers"), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(Running.start, field))
@@ -212,6 +216,13 @@ def _make_certificate() -> None:
     command = ["openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(chain)]
     subprocess.run(command, check=True, capture_output=True)
     key.chmod(0o644)  # for nginx's user
+
+
+def images_of(environment: Environment) -> dict[str, str]:
+    """Return the variables that name the stack's own images: the contestants' projects would have others."""
+    services = Compose(environment, {}).services()
+    names = {"APP_IMAGE": "app", "NGINX_IMAGE": "nginx"}
+    return {variable: services[service]["image"].rpartition(":")[0] for variable, service in names.items()}
 
 
 def build(compose: Compose) -> None:

@@ -6,7 +6,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.arena import PLAIN, Running
+from benchmarks.arena import PLAIN, Running, images_of
 from benchmarks.contestants import HELLO, WORKERS
 from benchmarks.load.wait import fault
 from greenstack.cli.console import CommandError
@@ -45,6 +45,7 @@ def start(environment: Environment) -> float:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     variables = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "MAX_WORKERS": str(WORKERS)} | PLAIN
+    variables |= images_of(environment)
     compose = Compose(environment, {"COMPOSE_PROJECT_NAME": PROJECT, **variables})
     began = time.monotonic()
     try:

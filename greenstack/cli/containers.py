@@ -1,5 +1,6 @@
 """The stack in containers: up, down, and its replicas."""
 
+import re
 import shlex
 import subprocess
 import time
@@ -18,7 +19,8 @@ from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
-OURS = ("check", "app", "nginx")  # the services of compose.yaml
+OURS = ("check", "app", "nginx", "certbot")  # the services of compose.yaml and of its overlays
+CERTIFICATE_DEADLINE = 10  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
 ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
 BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
@@ -96,6 +98,8 @@ def up(compose: Compose) -> None:
         if serving:
             _converge(compose)
         else:
+            if compose.environment.values.get("TLS") == "files":
+                _try_nginx(compose)
             say("starting")
             _prepare(compose, first=True)
         # As many replicas as there are; without the option Compose would go back to one.
@@ -105,6 +109,24 @@ def up(compose: Compose) -> None:
         if done.returncode:
             raise why(compose, done.stderr)
     versions.keep(compose)
+    if compose.environment.values.get("TLS") == "acme":
+        _await_certificate(compose)
+
+
+def _await_certificate(compose: Compose) -> None:
+    """Wait until nginx uses a certificate; CommandError with certbot's reason where there is none to be had."""
+    (nginx,), (certbot,) = compose.containers("nginx"), compose.containers("certbot")
+
+    def in_use() -> bool:
+        return "certificate.pem" in docker.output("exec", nginx.id, "ls", "/tmp/nginx").split()  # noqa: S108 - its own
+
+    if fault := docker.output("exec", certbot.id, "cat", "/tmp/tried"):  # noqa: S108 - its own
+        say(f"TLS=acme: {fault}")
+        if not in_use():
+            raise CommandError("the stack runs, but HTTPS has no certificate yet: certbot tries again by itself")
+        say("the certificate of before serves on")
+    elif not wait_until(in_use, CERTIFICATE_DEADLINE, rollout.POLL):
+        raise CommandError(*docker.last_words(nginx.id), "nginx does not take the certificate: its log is above")
 
 
 def _get_images(compose: Compose) -> None:
@@ -187,15 +209,21 @@ def _require_networks(compose: Compose) -> None:
 
 
 def _try_nginx(compose: Compose) -> None:
-    """Raise CommandError where a new nginx would not start: it renders its configuration, or its port is taken."""
-    published = [binding["HostPort"] for binding in docker.published(compose.containers("nginx")[0].id)]
-    # The engine itself tells whether the port can be had; the one that is held already is no question.
-    port = [] if compose.environment.http_port in published else ["--service-ports"]
-    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *port, "nginx", "-t")
+    """Raise CommandError where a new nginx would not start: its configuration, its certificate, or a port is taken."""
+    held = {binding["HostPort"] for nginx in compose.containers("nginx") for binding in docker.published(nginx.id)}
+    # The engine itself tells whether a port can be had; one that is held already is no question.
+    ports = [
+        f"--publish={port.get('host_ip', '')}:{port['published']}:{port['target']}/{port['protocol']}".replace(
+            "=:", "="
+        )
+        for port in compose.services()["nginx"]["ports"]
+        if port["published"] not in held
+    ]
+    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *ports, "nginx", "-t")
     if _port_is_taken(done.stderr):
-        raise _taken(compose)
+        raise _taken(compose, done.stderr)
     if done.returncode:
-        raise CommandError(*done.stderr.strip().splitlines(), UNCHANGED, status=REFUSED)
+        raise CommandError(*done.stderr.strip().splitlines(), *([UNCHANGED] if held else []), status=REFUSED)
 
 
 def _replace_nginx(compose: Compose) -> None:
@@ -229,7 +257,7 @@ def why(compose: Compose, complaint: str) -> CommandError:
         if container.service == "check" and container.exit_code == REFUSED:
             return CommandError(*docker.last_words(container.id), status=REFUSED)
     if _port_is_taken(complaint):
-        return _taken(compose)
+        return _taken(compose, complaint)
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
@@ -241,9 +269,10 @@ def _port_is_taken(complaint: str) -> bool:
     return "address already in use" in complaint or "port is already allocated" in complaint
 
 
-def _taken(compose: Compose) -> CommandError:
-    port = compose.environment.http_port
-    return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
+def _taken(compose: Compose, complaint: str) -> CommandError:
+    name = "HTTPS_PORT" if re.search(rf":{compose.environment.value('HTTPS_PORT')}\b", complaint) else "HTTP_PORT"
+    line = f"{name}={compose.environment.value(name)}: is in use already; allowed: a free port"
+    return CommandError(line, status=REFUSED)
 
 
 def _complaint(container: Container) -> list[str]:

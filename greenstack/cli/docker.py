@@ -14,6 +14,7 @@ from typing import Any
 from greenstack.cli import ROOT
 from greenstack.cli.console import REFUSED, CommandError
 from greenstack.cli.environment import Environment
+from greenstack.server.settings import speaks_tls
 
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 ONE_OFF = "com.docker.compose.oneoff=True"
@@ -210,7 +211,18 @@ class Compose:
     def environ(self) -> dict[str, str]:
         """The environment of that command: the profile and `extra` on top of the shell's."""
         profile = {"PROFILE": self.environment.profile} if self.environment.profile else {}
-        return {**os.environ, **profile, **self.extra}
+        return {**os.environ, **profile, **self._with_tls(), **self.extra}
+
+    def _with_tls(self) -> dict[str, str]:
+        """Return `COMPOSE_FILE` with the file that TLS needs, above the stack's own and below the user's."""
+        values = {**self.environment.values, **self.extra}
+        if not speaks_tls(values):
+            return {}
+        separator = values.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+        usual = [name for name in ("compose.yaml", "compose.override.yaml") if (ROOT / name).exists()]
+        first, *others = (values.get("COMPOSE_FILE") or separator.join(usual)).split(separator)
+        overlay = f"compose.tls-{values['TLS']}.yaml"
+        return {"COMPOSE_FILE": separator.join([first, *([] if overlay in others else [overlay]), *others])}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""

@@ -15,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import certificates
+from tests.support.certificates import NAME, Authority
 from tests.support.ports import free_port, listens
 from tests.support.programs import needs
 
@@ -434,3 +436,36 @@ def test_without_nginx_gunicorn_answers_at_the_same_address(repository: Reposito
     assert "without nginx in front" in repository.refused("deploy")[1][0]
     repository.ok("down")
     repository.assert_gone()
+
+
+@needs_nginx
+def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
+    folder, authority = repository.root / "tls", Authority()
+    folder.mkdir()
+    (folder / "root.pem").write_bytes(authority.pem)
+    authority.issue(folder, "other.test")
+    address = ("127.0.0.1", free_port())
+    on = {"TLS": "files", "TLS_FOLDER": "./tls", "SERVER_NAME": NAME, "HTTPS_PORT": str(address[1])}
+    on["HTTP_HOST"] = "127.0.0.1"
+
+    status, lines = repository.refused("up", **on)
+    assert (status, len(repository.processes())) == (2, 0)
+    assert "fullchain.pem cannot be used: SSL: no alternative certificate subject name matches" in lines[-1]
+
+    authority.issue(folder, NAME)
+    assert f"the stack answers at https://{NAME}:{address[1]}/" in repository.ok("up", **on)
+    answer = certificates.get(address, folder / "root.pem", "/items/42?q=foo", http2=True)
+    assert answer.json() == {"item_id": 42, "q": "foo"}
+    assert "starting anew" not in repository.ok("up", HSTS_MAX_AGE="7", **on), "a reload is enough"
+    answer = certificates.get(address, folder / "root.pem")
+    assert answer.headers["strict-transport-security"] == "max-age=7"
+    assert repository.get(host=NAME).headers["location"] == f"https://{NAME}:{address[1]}/"
+    assert "starting anew" in repository.ok("up"), "what follows the certificate cannot be reloaded"
+    assert_serves(repository)
+    repository.ok("down")
+    repository.assert_gone()
+
+
+def test_acme_without_containers_is_refused(repository: Repository) -> None:
+    status, lines = repository.refused("up", TLS="acme", SERVER_NAME=NAME, ACME_EMAIL="a@example.test")
+    assert (status, lines) == (2, ["TLS=acme: certbot needs containers; allowed here: files, off"])

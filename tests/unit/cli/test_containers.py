@@ -51,6 +51,20 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("complaint", "line"),
+    [
+        ("Bind for 0.0.0.0:8443 failed: port is already allocated", "HTTPS_PORT=8443: is in use already"),
+        ("failed to bind host port 0.0.0.0:84430/tcp: address already in use", "HTTP_PORT=81: is in use already"),
+    ],
+)
+def test_the_port_that_is_in_use_is_the_one_named(monkeypatch: pytest.MonkeyPatch, complaint: str, line: str) -> None:
+    values = {"HTTP_PORT": "81", "TLS": "files", "HTTPS_PORT": "8443"}
+    monkeypatch.setattr(Fake, "environment", Environment("", (), values, {}, {}, []))
+    failure = why(monkeypatch, complaint, CHECKED, container("nginx", "created"))
+    assert failure.lines == (f"{line}; allowed: a free port",)
+
+
+@pytest.mark.parametrize(
     ("complaint", "app"),
     [
         ("x-app-1 exited (3)", container("app", "exited", code=3)),

@@ -67,7 +67,7 @@ def test_idle_connections_to_the_app_are_closed_in_time(server: Nginx) -> None:
     app = psutil.Process(server.apps[0].process.pid)
 
     def connections() -> int:
-        return sum(each.laddr == server.apps[0].address for each in app.net_connections("unix"))
+        return sum(str(each.laddr) == server.apps[0].address for each in app.net_connections("unix"))
 
     server.get("/")
     assert connections() > 1, "some are kept, beside the socket that listens"

@@ -201,6 +201,12 @@ def test_a_proxy_on_this_machine_is_trusted(repository: Repository) -> None:
 
 
 @needs_nginx
+def test_files_of_a_folder_are_served(repository: Repository) -> None:
+    repository.ok("up", STATIC_PATH="/assets", STATIC_FOLDER="./app")
+    assert repository.get("/assets/main.py").content == (repository.root / "app/main.py").read_bytes()
+
+
+@needs_nginx
 def test_down_kills_no_stranger_with_a_reused_id(repository: Repository) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:

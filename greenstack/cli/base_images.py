@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ BASES = (
 def choices(environment: Environment) -> dict[str, str]:
     """Return the variables that make the builds work here. Base images are pulled or built if need be."""
     variables = _ca_bundle(environment)
-    for base in (base for base in BASES if not environment.values.get(base.unless)):
+    for base in (base for base in BASES if _needs(environment.values, base)):
         chosen = environment.values.get(base.variable)
         image = chosen or _base_image(base)
         if image == base.stand_in and not docker.has_image(image) and not docker.send(image):
@@ -42,6 +43,11 @@ def choices(environment: Environment) -> dict[str, str]:
         if not chosen:
             variables[base.variable] = image
     return variables
+
+
+def _needs(values: Mapping[str, str], base: Base) -> bool:
+    # certbot's image is made of the application's base, too.
+    return not values.get(base.unless) or (base.built_by == "python" and values.get("TLS") == "acme")
 
 
 def _base_image(base: Base) -> str:

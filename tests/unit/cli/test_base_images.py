@@ -98,7 +98,9 @@ def test_a_missing_ca_bundle_is_refused(machine: Machine) -> None:
 def test_an_image_from_elsewhere_needs_no_base(machine: Machine) -> None:
     machine.registry = set(OFFICIAL.values())
     assert choices(IMAGE="registry.example/app:1") == {"NGINX_BASE_IMAGE": OFFICIAL["NGINX_BASE_IMAGE"]}
-    assert choices(IMAGE="registry.example/app:1", EDGE_IMAGE="registry.example/nginx:1") == {}
+    both = {"IMAGE": "registry.example/app:1", "EDGE_IMAGE": "registry.example/nginx:1"}
+    assert choices(**both) == {}
+    assert choices(**both, TLS="acme") == {"PYTHON_IMAGE": OFFICIAL["PYTHON_IMAGE"]}, "for certbot's"
 
 
 def test_a_silent_registry_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

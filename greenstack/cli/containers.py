@@ -1,5 +1,6 @@
 """The stack in containers: up, down, and its replicas."""
 
+import re
 import shlex
 import subprocess
 import time
@@ -18,7 +19,7 @@ from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
-OURS = ("check", "app", "nginx")  # the services of compose.yaml
+OURS = ("check", "app", "nginx", "prometheus")  # the services of compose.yaml
 ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
 BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
@@ -104,7 +105,17 @@ def up(compose: Compose) -> None:
         done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
         if done.returncode:
             raise why(compose, done.stderr)
+        _end_prometheus(compose)
     versions.keep(compose)
+
+
+def _end_prometheus(compose: Compose) -> None:
+    """Remove it where it does not belong to the stack any more: Compose leaves what is in no profile of the call."""
+    ids = [container.id for container in compose.containers() if container.service == "prometheus"]
+    if ids and not compose.environment.metrics and "prometheus" not in compose.services():
+        say("METRICS is off: Prometheus is removed, what it has measured stays")
+        docker.output("stop", *ids)
+        docker.output("rm", *ids)
 
 
 def _get_images(compose: Compose) -> None:
@@ -193,7 +204,7 @@ def _try_nginx(compose: Compose) -> None:
     port = [] if compose.environment.http_port in published else ["--service-ports"]
     done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *port, "nginx", "-t")
     if _port_is_taken(done.stderr):
-        raise _taken(compose)
+        raise _taken(compose, done.stderr)
     if done.returncode:
         raise CommandError(*done.stderr.strip().splitlines(), UNCHANGED, status=REFUSED)
 
@@ -229,7 +240,7 @@ def why(compose: Compose, complaint: str) -> CommandError:
         if container.service == "check" and container.exit_code == REFUSED:
             return CommandError(*docker.last_words(container.id), status=REFUSED)
     if _port_is_taken(complaint):
-        return _taken(compose)
+        return _taken(compose, complaint)
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
     shown = [container for container in shown if container.service != "nginx"] or shown
@@ -241,9 +252,12 @@ def _port_is_taken(complaint: str) -> bool:
     return "address already in use" in complaint or "port is already allocated" in complaint
 
 
-def _taken(compose: Compose) -> CommandError:
-    port = compose.environment.http_port
-    return CommandError(f"HTTP_PORT={port}: is in use already; allowed: a free port", status=REFUSED)
+def _taken(compose: Compose, complaint: str) -> CommandError:
+    environment = compose.environment
+    setting = f"HTTP_PORT={environment.http_port}"
+    if environment.metrics and re.search(rf":{environment.metrics_port}\b", complaint):
+        setting = f"METRICS_PORT={environment.metrics_port}"
+    return CommandError(f"{setting}: is in use already; allowed: a free port", status=REFUSED)
 
 
 def _complaint(container: Container) -> list[str]:
@@ -258,7 +272,7 @@ def down(environment: Environment) -> None:
     """Stop and remove the stack's containers and networks. Images stay, and volumes of your own."""
     compose = Compose(environment, {})
     require_ours(compose)
-    compose.quiet("down", "--remove-orphans")
+    compose.quiet("--profile", "*", "down", "--remove-orphans")
 
 
 def deploy(compose: Compose) -> None:

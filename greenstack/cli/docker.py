@@ -210,7 +210,9 @@ class Compose:
     def environ(self) -> dict[str, str]:
         """The environment of that command: the profile and `extra` on top of the shell's."""
         profile = {"PROFILE": self.environment.profile} if self.environment.profile else {}
-        return {**os.environ, **profile, **self.extra}
+        services = [name for name in self.environment.values.get("COMPOSE_PROFILES", "").split(",") if name]
+        services += ["metrics"] if self.environment.metrics else []
+        return {**os.environ, **profile, "COMPOSE_PROFILES": ",".join(dict.fromkeys(services)), **self.extra}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""

@@ -24,6 +24,7 @@ from greenstack.server.capacity import worker_count
 from greenstack.server.cgroup import Cgroup
 from greenstack.server.inherited import inherited
 from greenstack.server.log import last_words
+from greenstack.server.metrics.users import Shared
 from greenstack.server.scoreboard import State
 from greenstack.server.worker import Worker
 
@@ -62,6 +63,8 @@ def on_starting(server: Arbiter) -> None:
     _refuse(server, [line for line in lines if line])
     in_force = effective.as_dict(server.cfg, settings) | {"app_module": server.app.app_uri}
     server.log.info(json.dumps(in_force, ensure_ascii=False))
+    if settings.metrics == "on":
+        Worker.shared = Shared()
     if settings.preload_app:
         _preload(server)
 
@@ -98,6 +101,11 @@ def _preload(server: Arbiter) -> None:
     gc.freeze()
 
 
+def on_reload(server: Arbiter) -> None:
+    """Note when it was: whoever looks at the numbers wants to know what changed."""
+    Worker.store.count_reload()
+
+
 def when_ready(server: Arbiter) -> None:
     """Say that the sockets are open."""
     server.log.info("on when_ready")
@@ -113,6 +121,8 @@ def pre_fork(server: Arbiter, worker: Worker) -> None:
 def post_fork(server: Arbiter, worker: Worker) -> None:
     """Put the worker's own variables into its environment."""
     os.environ.update(WORKER_ENV[worker.age])
+    if Worker.shared:
+        Worker.shared.enter(worker.slot)
     server.log.info("on post_fork")
 
 
@@ -129,13 +139,19 @@ def worker_int(worker: Worker) -> None:
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Say that a worker is gone and free its slot."""
+    if Worker.scoreboard.state(worker.slot) is not State.DRAINING:
+        Worker.store.count_crash()
+    if Worker.shared:
+        Worker.shared.leave(worker.slot)
     server.log.info("worker:%s exited", get_worker_id(worker))
     WORKER_ENV.pop(worker.age, None)
     Worker.scoreboard.set(worker.slot, State.FREE)
 
 
 def on_exit(server: Arbiter) -> None:
-    """Leave with 2, as for any other bad setting, where the application could not be loaded."""
+    """Clean up, and leave with 2, as for any other bad setting, where the application could not be loaded."""
+    if Worker.shared:
+        Worker.shared.close()
     halt = sys.exc_info()[1]
     if isinstance(halt, HaltServer) and halt.exit_status == Arbiter.APP_LOAD_ERROR:
         sys.exit(check.REFUSED)

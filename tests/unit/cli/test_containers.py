@@ -50,6 +50,14 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (failure.lines, failure.status) == (("HTTP_PORT=81: is in use already; allowed: a free port",), 2)
 
 
+def test_the_other_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"HTTP_PORT": "81", "METRICS": "on", "METRICS_PORT": "82"}
+    monkeypatch.setattr(Fake, "environment", Environment("", (), values, {}, {}, []))
+    for port, name in ((81, "HTTP_PORT"), (82, "METRICS_PORT")):
+        complaint = f"failed to bind host port 127.0.0.1:{port}/tcp: address already in use"
+        assert why(monkeypatch, complaint, CHECKED).lines[0].startswith(f"{name}={port}: is in use already")
+
+
 @pytest.mark.parametrize(
     ("complaint", "app"),
     [

@@ -1,7 +1,6 @@
 """`python -m benchmarks.counting`, or `make bench-counting`: what counting costs a request, beside other ways.
 
-The ways take turns, so that all of them see the machine as it is; each is compared with counting nothing in the same
-round.
+Each way is compared with the same application without it, in one process and in turn.
 """
 
 import json
@@ -17,7 +16,6 @@ from benchmarks.load.counting import ROUTES, WAYS, WORKERS
 from greenstack.cli import ROOT, containers, docker, environment
 from greenstack.cli.console import out, run
 
-NOTHING = next(iter(WAYS))
 # One CPU, as a worker has; no network.
 _RUN = (
     "run", "--rm", "--network=none", "--cpuset-cpus=0", "--env=PYTHONPATH=/srv",
@@ -30,23 +28,19 @@ Measured = dict[str, float | None]
 
 
 def measure(way: str) -> Measured:
-    """Return µs a `request` and ms a `scrape` of one way, measured once in a new process."""
+    """Return µs a request as it is (`base`) and more (`added`), and ms a `scrape`: of one way, in a new process."""
     return dict(json.loads(docker.output(*_RUN, way)))
 
 
-def added(rounds: list[dict[str, Measured]], way: str) -> float:
-    """Return the µs that a way adds to a request: the median over rounds of its difference to counting nothing."""
-    return statistics.median((played[way]["request"] or 0) - (played[NOTHING]["request"] or 0) for played in rounds)
-
-
 def table(rounds: list[dict[str, Measured]]) -> Table:
-    """Lay out what each way costs."""
-    base = statistics.median(played[NOTHING]["request"] or 0 for played in rounds)
-    rows = Table("way", "µs a request", f"ms a scrape, {WORKERS} workers × {ROUTES} routes", box=None, pad_edge=False)
+    """Lay out what each way costs: medians over rounds."""
+    base = statistics.median(played[way]["base"] or 0 for played in rounds for way in WAYS)
+    scraped = f"ms a scrape, {WORKERS} workers × {ROUTES} routes"
+    rows = Table("way", f"µs a request of {base:.0f}", scraped, box=None, pad_edge=False)
     for way in WAYS:
+        added = statistics.median(played[way]["added"] or 0 for played in rounds)
         scrapes = [scrape for played in rounds if (scrape := played[way]["scrape"]) is not None]
-        cost = f"{base:.0f}" if way == NOTHING else f"+{added(rounds, way):.1f}"
-        rows.add_row(way, cost, f"{statistics.median(scrapes):.1f}" if scrapes else "–")
+        rows.add_row(way, f"+{added:.1f}", f"{statistics.median(scrapes):.1f}" if scrapes else "–")
     return rows
 
 

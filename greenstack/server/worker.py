@@ -29,7 +29,7 @@ from greenstack.server import check
 from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
-from greenstack.server.metrics.counting import Pulse, RequestCounter, time_collector
+from greenstack.server.metrics.counting import Pulse, count_requests, time_collector
 from greenstack.server.metrics.exposition import Exposition, ReplicaCollector
 from greenstack.server.metrics.store import TICK, Slot, Store
 from greenstack.server.metrics.users import Shared, UsersCollector
@@ -318,7 +318,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         time_collector(slot)
         replica = ReplicaCollector(self.store, self.scoreboard, self.settings.address)
         users = [UsersCollector(self.shared, replica.names())] if self.shared else []
-        return Exposition(RequestCounter(app, slot), [replica, *users])
+        return Exposition(count_requests(app, slot), [replica, *users])
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

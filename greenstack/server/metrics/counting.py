@@ -1,12 +1,13 @@
 """Counts requests in the worker: by method, status and route as it was declared, with their durations."""
 
 import gc
-import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
-from greenstack.server.metrics.store import UNMATCHED, Field, Slot
+from greenstack.server.metrics.store import BOUNDS, UNMATCHED, Field, Slot
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,57 +16,56 @@ KNOWN = 4096  # kinds of requests whose row is remembered: clients can invent me
 LATELY = 10  # ticks; longer than between two scrapes, so that none misses the moment
 
 
-class RequestCounter:
-    """ASGI middleware around the application. A request counts once its answer has been handed over in full.
+def count_requests(app: "ASGIApp", slot: Slot) -> "ASGIApp":
+    """Return `app` with each request counted in `slot`, once its answer has been handed over in full.
 
-    What runs after that, a background task, is not the client's time.
+    What runs after that, a background task, is not the client's time. Functions and no classes, because every request
+    pays for each look into an object: `make bench-counting`.
     """
+    numbers, in_flight = slot.numbers, slot.head + Field.IN_FLIGHT
+    rows: dict[tuple[Any, ...], int] = {}
 
-    def __init__(self, app: "ASGIApp", slot: Slot) -> None:
-        self.app = app
-        self.slot = slot
-        self._known: dict[tuple[Any, ...], int] = {}
+    def finish(scope: "Scope", status: int, seconds: float) -> None:
+        numbers[in_flight] -= 1.0
+        kind = (scope["method"], status, getattr(_route(scope), "path_format", None), scope.get("root_path"))
+        try:
+            row = rows[kind]
+        except KeyError:
+            if len(rows) == KNOWN:
+                rows.clear()
+            row = rows[kind] = slot.row(scope["method"], status, template(scope))
+        numbers[row] += seconds
+        numbers[row + 1 + bisect_left(BOUNDS, seconds)] += 1.0
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve one connection scope."""
+    async def counting(scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        status = 500  # what Uvicorn answers when the application raises
-        counted = False
-        started = time.perf_counter()
-        self.slot.add(Field.IN_FLIGHT, 1)
+            return await app(scope, receive, send)
+        status = 500  # what Uvicorn answers when the application raises; 0 once it is counted
+        numbers[in_flight] += 1.0
+        started = perf_counter()
 
-        def count(message: "Message") -> Any:
-            nonlocal status, counted
+        def passing(message: "Message") -> Any:
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif not counted and message["type"] == "http.response.body" and not message.get("more_body", False):
-                counted = True
-                self._count(scope, status, started)
+            elif status and message["type"] == "http.response.body" and not message.get("more_body"):
+                finish(scope, status, perf_counter() - started)
+                status = 0
             return send(message)
 
         try:
-            return await self.app(scope, receive, count)
+            return await app(scope, receive, passing)
         finally:
-            if not counted:
-                self._count(scope, status, started)
+            if status:
+                finish(scope, status, perf_counter() - started)
 
-    def _count(self, scope: "Scope", status: int, started: float) -> None:
-        seconds = time.perf_counter() - started
-        route = _route(scope)
-        kind = (scope["method"], status, getattr(route, "path_format", None), scope.get("root_path"))
-        row = self._known.get(kind)
-        if row is None:
-            if len(self._known) == KNOWN:
-                self._known.clear()
-            row = self._known[kind] = self.slot.row(scope["method"], status, template(scope))
-        self.slot.answered(row, seconds)
-        self.slot.add(Field.IN_FLIGHT, -1)
+    return counting
 
 
 def _route(scope: "Scope") -> Any:
     # Since FastAPI 0.137 the route itself does not know the prefixes of the routers that it was included with.
-    return scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    inside = scope.get("fastapi")
+    return (inside and inside.get("effective_route_context")) or scope.get("route")
 
 
 def template(scope: "Scope") -> str:
@@ -80,7 +80,8 @@ def template(scope: "Scope") -> str:
 
 def _declared(root: str, scope: "Scope") -> str:
     """Return the path of mounts, which stands in the scope as the client wrote it, with the parameters' names."""
-    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    # Reversed, because the first of two that are the same is the mount's.
+    names = {str(value): name for name, value in reversed(scope.get("path_params", {}).items())}
     return "/".join(f"{{{names[part]}}}" if part in names else part for part in root.split("/"))
 
 
@@ -96,7 +97,7 @@ class Pulse:
         """Note that the event loop turned, `late` seconds after it should have."""
         self._late.append(late)
         self.slot.set(Field.LATE, max(self._late))
-        self.slot.set(Field.TICKED, time.monotonic())
+        self.slot.set(Field.TICKED, monotonic())
         self.slot.set(Field.MEMORY, self.memory())
 
 
@@ -107,9 +108,9 @@ def time_collector(slot: Slot) -> None:
     def note(phase: str, _: dict[str, int]) -> None:
         nonlocal begun
         if phase == "start":
-            begun = time.perf_counter()
+            begun = perf_counter()
         else:
             slot.add(Field.PAUSES, 1)
-            slot.add(Field.PAUSED, time.perf_counter() - begun)
+            slot.add(Field.PAUSED, perf_counter() - begun)
 
     gc.callbacks.append(note)

@@ -29,6 +29,7 @@ class ReplicaCollector(Collector):
     def __init__(self, store: Store, scoreboard: Scoreboard, address: str) -> None:
         self.store = store
         self.scoreboard = scoreboard
+        self.group = Cgroup.of()
         self.address = address  # what Gunicorn listens on: `host:port` or `unix:/path`
 
     def names(self) -> frozenset[str]:
@@ -41,7 +42,7 @@ class ReplicaCollector(Collector):
         yield from self._workers()
         yield from self._collector_pauses()
         yield from self._queue()
-        yield from _container(Cgroup.of())
+        yield from _container(self.group)
         numbers = self.store.numbers
         yield GaugeMetricFamily(
             "gunicorn_start_time_seconds", "When this replica was started, since the epoch.", numbers[Event.STARTED]

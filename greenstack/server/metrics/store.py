@@ -108,7 +108,7 @@ class Store:
         total: dict[str, list[float]] = {}
         for slot in self.used():
             for name, at in self.rows(slot):
-                numbers: list[float] = self.numbers[at : at + COLUMNS].tolist()
+                numbers = list(self.numbers[at : at + COLUMNS])
                 before = total.get(name)
                 total[name] = [a + b for a, b in zip(before, numbers, strict=True)] if before else numbers
         return [Requests(*_named(name), seconds, tuple(counts)) for name, (seconds, *counts) in sorted(total.items())]

@@ -42,8 +42,8 @@ def ours() -> Way:
     """Count in memory that the workers share by slot."""
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
 
+    from greenstack.server.metrics.collector import ReplicaCollector  # noqa: PLC0415
     from greenstack.server.metrics.counting import count_requests  # noqa: PLC0415
-    from greenstack.server.metrics.exposition import ReplicaCollector  # noqa: PLC0415
     from greenstack.server.metrics.store import Slot, Store  # noqa: PLC0415
     from greenstack.server.scoreboard import Scoreboard, State  # noqa: PLC0415
 

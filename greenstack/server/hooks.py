@@ -24,7 +24,6 @@ from greenstack.server.capacity import worker_count
 from greenstack.server.cgroup import Cgroup
 from greenstack.server.inherited import inherited
 from greenstack.server.log import last_words
-from greenstack.server.metrics.users import Shared
 from greenstack.server.scoreboard import State
 from greenstack.server.worker import Worker
 
@@ -64,7 +63,10 @@ def on_starting(server: Arbiter) -> None:
     in_force = effective.as_dict(server.cfg, settings) | {"app_module": server.app.app_uri}
     server.log.info(json.dumps(in_force, ensure_ascii=False))
     if settings.metrics == "on":
-        Worker.shared = Shared()
+        # What tells the numbers is imported here, for all workers together.
+        from greenstack.server.metrics import collector, users  # noqa: F401, PLC0415
+
+        Worker.shared = users.Shared()
     if settings.preload_app:
         _preload(server)
 

@@ -30,17 +30,20 @@ from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
 from greenstack.server.metrics.counting import Pulse, count_requests, time_collector
-from greenstack.server.metrics.exposition import Exposition, ReplicaCollector
+from greenstack.server.metrics.exposition import Exposition
 from greenstack.server.metrics.store import TICK, Slot, Store
-from greenstack.server.metrics.users import Shared, UsersCollector
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings, parse_size
+from greenstack.server.tracing import add_request_ids
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from prometheus_client import CollectorRegistry
     from starlette.types import ASGIApp
+
+    from greenstack.server.metrics.users import Shared
 
 POLL = 0.1  # s; how soon a drain notices what it waits for
 # s; how long accepting goes on where no sibling starts: connections that the kernel queued before the
@@ -145,6 +148,7 @@ class Server(UvicornServer):
         # The thresholds stay Python's own: after the freeze higher ones save nothing that can be measured, and a
         # request that ends in a reference cycle keeps its body until the next collection.
         self._bound_memory()
+        add_request_ids()
         self.worker.pulse.tick(0.0)
         self.worker.enter(State.READY)
 
@@ -244,7 +248,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     answers: Answers
     scoreboard = Scoreboard()
     store = Store()
-    shared: Shared | None = None  # the application's own metrics, where they are to be told as well
+    shared: "Shared | None" = None  # the application's own metrics, where they are to be told as well
     slot: int
     pulse: Pulse
 
@@ -316,9 +320,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         slot = Slot(self.store, self.slot)
         self.pulse = Pulse(slot, resident_memory)
         time_collector(slot)
-        replica = ReplicaCollector(self.store, self.scoreboard, self.settings.address)
-        users = [UsersCollector(self.shared, replica.names())] if self.shared else []
-        return Exposition(count_requests(app, slot), [replica, *users])
+        return Exposition(count_requests(app, slot), self._registry)
+
+    def _registry(self) -> "CollectorRegistry":
+        from greenstack.server.metrics.collector import ReplicaCollector, registry  # noqa: PLC0415 - see there
+
+        return registry(ReplicaCollector(self.store, self.scoreboard, self.settings.address), self.shared)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -3,11 +3,13 @@
 import contextlib
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from greenstack.cli import containers, docker, local, main, rollout, versions
+from greenstack.cli import containers, docker, environment, local, main, rollout
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -262,3 +264,34 @@ def test_a_failing_health_checks_last_answer_is_told(
     monkeypatch.setattr(docker, "inspect", lambda _: {"State": {"Health": {"Log": checks}}})
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "a line\n"))
     assert docker.last_words("x") == ["a line", *last]
+
+
+@pytest.mark.parametrize(
+    ("values", "profiles"),
+    [
+        ({}, ""),
+        ({"METRICS": "off"}, ""),
+        ({"METRICS": "on"}, "metrics"),
+        ({"METRICS": "on", "COMPOSE_PROFILES": "debug,metrics"}, "debug,metrics"),
+        ({"METRICS": "on", "COMPOSE_PROFILES": "debug"}, "debug,metrics"),
+    ],
+)
+def test_prometheus_is_a_profile_of_compose(
+    values: dict[str, str], profiles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "RUN", tmp_path)
+    compose = Compose(Environment("", (), values, {}, {}, []), {})
+    assert compose.environ["COMPOSE_PROFILES"] == profiles
+
+
+def test_prometheus_ends_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(docker, "output", lambda *arguments: ran.append(arguments))
+    prometheus = container("prometheus", "running")
+    fake = Fake(APP, NGINX, prometheus)
+    monkeypatch.setattr(fake, "services", lambda: {"app": {}, "nginx": {}}, raising=False)
+    containers._end_prometheus(cast(Compose, fake))
+    assert ran == [("stop", prometheus.id), ("rm", prometheus.id)]
+    monkeypatch.setattr(fake, "environment", Environment("", (), {"METRICS": "on"}, {}, {}, []))
+    containers._end_prometheus(cast(Compose, fake))
+    assert len(ran) == 2, "it belongs to the stack"

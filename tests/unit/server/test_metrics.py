@@ -19,8 +19,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from greenstack.server.metrics import counting, store
 from greenstack.server.metrics.accept_queue import accept_queue
+from greenstack.server.metrics.collector import ReplicaCollector, registry
 from greenstack.server.metrics.counting import Pulse, count_requests, time_collector
-from greenstack.server.metrics.exposition import Exposition, ReplicaCollector
+from greenstack.server.metrics.exposition import Exposition
 from greenstack.server.metrics.store import BOUNDS, ROWS, Field, Slot, Store
 from greenstack.server.scoreboard import Scoreboard, State
 from tests.support.metrics import fallen, parse, total
@@ -279,7 +280,7 @@ def status_of(scope: dict[str, Any], make: Callable[[Any], Any]) -> int:
 
 def test_metrics_are_for_unix_sockets(memory: Store) -> None:
     def make(app: Any) -> Exposition:
-        return Exposition(app, [ReplicaCollector(memory, Scoreboard(), "unix:/a.sock")])
+        return Exposition(app, lambda: registry(ReplicaCollector(memory, Scoreboard(), "unix:/a.sock"), None))
 
     assert status_of({"path": "/metrics", "client": None}, make) == 200
     assert status_of({"path": "/metrics", "client": ("10.0.0.1", 5)}, make) == 0

@@ -165,6 +165,7 @@ def test_the_dashboards_queries_give_something(stack: local.Stack, measuring: Pr
 
 
 def test_the_page_and_the_dashboard_name_what_is_told(stack: local.Stack) -> None:
+    assert stack.status("/anything") == 200
     socket = str(stack.nginx.run / "metrics.sock")
     told = {name for name, _ in [*scrape(socket), *scrape(socket, "/replicas/app-1/metrics")]}
     told |= {"container_memory_limit_bytes", "up"}

@@ -164,7 +164,7 @@ def test_clients_cannot_make_names(tmp_path: Path) -> None:
 def test_what_is_remembered_is_bounded(memory: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "KNOWN", 10)
     slot = Slot(memory, 1)
-    counter = count_requests(raising, slot)
+    counter: Any = count_requests(raising, slot)
     (rows,) = [cell.cell_contents for cell in finish(counter).__closure__ if isinstance(cell.cell_contents, dict)]
     for number in range(100):
         with contextlib.suppress(ValueError):

@@ -116,7 +116,9 @@ def test_scrapes_are_not_limited(server: Nginx) -> None:
     server.app()
     settings = {"NGINX_METRICS_LISTEN": f"127.0.0.1:{port}", "RATE_LIMIT": "1", "CONNECTION_LIMIT": "1"}
     server.start(expect=None, **settings)
-    assert [ask(("127.0.0.1", port), "/metrics").status for _ in range(20)] == [200] * 20
+    until(lambda: server.in_use == ["a"], START, "the app is found")
+    for path in ("/metrics", "/replicas", "/replicas/a/metrics"):
+        assert [ask(("127.0.0.1", port), path).status for _ in range(10)] == [200] * 10, path
 
 
 def test_metrics_stay_inside(server: Nginx) -> None:

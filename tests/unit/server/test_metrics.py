@@ -46,12 +46,16 @@ def answer(slot: Slot, seconds: float, times: int = 1) -> None:
 
 
 def test_a_successor_goes_on_with_the_sums(memory: Store) -> None:
-    answer(Slot(memory, 1), 0.002, 3)
+    first = Slot(memory, 1)
+    first.answered(first.row("POST", 201, "/"), 0.002)
+    answer(first, 0.002, 3)
     before = told(memory)
     successor = Slot(memory, 1)
     assert fallen(before, told(memory)) == []
-    answer(successor, 0.002, 2)
-    assert total(told(memory), COUNT) == 5
+    answer(successor, 0.002, 2)  # the other kind comes first now
+    assert fallen(before, told(memory)) == []
+    assert total(told(memory), COUNT, method="GET") == 5
+    assert total(told(memory), COUNT, method="POST") == 1
     assert total(told(memory), "gunicorn_worker_starts_total") == 2
 
 

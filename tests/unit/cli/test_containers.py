@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from greenstack.cli import containers, docker, local, main, rollout, versions
-from greenstack.cli import containers, docker, environment, local, main, rollout
+from greenstack.cli import containers, docker, environment, local, main, rollout, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import select
 import socket
 import subprocess
@@ -151,8 +152,11 @@ def _single_keys() -> Iterator[Callable[[float], bool]]:
     def typed(seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            if select.select([descriptor], [], [], left)[0] and sys.stdin.read(1) in ("q", "Q", ""):
-                return True
+            # From the descriptor: Python's own buffer would hide from select what was typed quickly.
+            if select.select([descriptor], [], [], left)[0]:
+                keys = os.read(descriptor, 64)
+                if not keys or b"q" in keys.lower():
+                    return True
         return False
 
     try:

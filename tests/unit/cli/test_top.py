@@ -1,5 +1,9 @@
 """`make top`: from what the stack told at two moments to what is shown."""
 
+import os
+import select
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +12,7 @@ from rich.console import Console
 
 from greenstack.cli import top
 from greenstack.cli.samples import Moment, Samples, quantile
+from tests.support.wait import until
 
 BUCKETS = (0.01, 0.1, 1.0)
 
@@ -115,3 +120,42 @@ def test_without_a_terminal_it_shows_once(monkeypatch: pytest.MonkeyPatch, capsy
     top.show(SimpleNamespace(moment=moment, close=lambda: None))
     assert len(asked) == 2
     assert "requests/s" in capsys.readouterr().out
+
+
+IN_A_TERMINAL = """
+from greenstack.cli import top
+from greenstack.cli.samples import Moment, Samples
+
+
+class Source:
+    def moment(self):
+        return Moment({"app-1": Samples('gunicorn_workers{state="ready"} 3\\n')}, Samples())
+
+
+top.EVERY = 0.2
+top.show(Source())
+print("left")
+"""
+
+
+def test_q_leaves() -> None:
+    ours, theirs = os.openpty()
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    process = subprocess.Popen([sys.executable, "-c", IN_A_TERMINAL], stdin=theirs, stdout=theirs, env=environ)
+    os.close(theirs)
+    seen = b""
+
+    def shows(what: bytes) -> bool:
+        nonlocal seen
+        while select.select([ours], [], [], 0)[0]:
+            seen += os.read(ours, 65536)
+        return what in seen
+
+    try:
+        until(lambda: shows(b"app-1"), "the numbers are shown")
+        os.write(ours, b"xq")
+        until(lambda: shows(b"left"), "it has left")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        os.close(ours)

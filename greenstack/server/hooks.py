@@ -116,6 +116,7 @@ def when_ready(server: Arbiter) -> None:
 def pre_fork(server: Arbiter, worker: Worker) -> None:
     """Return the new worker the lowest free slot."""
     worker.slot = Worker.scoreboard.take()
+    Worker.store.count_start(worker.slot)
     WORKER_ENV[worker.age] = {"WORKER_ID": get_worker_id(worker), "WORKER_SLOT": str(worker.slot)}
     server.log.info("on pre_fork")
 

@@ -71,18 +71,21 @@ class ReplicaCollector(Collector):
         yield workers
         starts = sum(store.get(slot, Field.STARTS) for slot in used)
         yield CounterMetricFamily("gunicorn_worker_starts", "Worker processes that were started.", starts)
-        yield _by_slot(
-            "http_requests_in_flight", "Requests under way.", {s: store.get(s, Field.IN_FLIGHT) for s in states}
-        )
-        yield _by_slot(
-            "gunicorn_worker_memory_bytes", "Resident memory.", {s: store.get(s, Field.MEMORY) for s in states}
-        )
-        yield _by_slot(
-            "gunicorn_worker_event_loop_late_seconds",
-            "The most that the event loop was late within the last ten seconds.",
-            # One that stands still now does not say so itself.
-            {slot: self._late(slot) for slot, state in states.items() if state is not State.STARTING},
-        )
+        serving = [slot for slot, state in states.items() if state is not State.STARTING]
+        for name, description, values in (
+            ("http_requests_in_flight", "Requests under way.", [store.get(slot, Field.IN_FLIGHT) for slot in serving]),
+            ("gunicorn_worker_memory_bytes", "Resident memory.", [store.get(slot, Field.MEMORY) for slot in serving]),
+            (
+                "gunicorn_worker_event_loop_late_seconds",
+                "The most that the event loop was late within the last ten seconds.",
+                # One that stands still now does not say so itself.
+                list(map(self._late, serving)),
+            ),
+        ):
+            family = GaugeMetricFamily(name, description, labels=("slot",))
+            for slot, value in zip(serving, values, strict=True):
+                family.add_metric((str(slot),), value)
+            yield family
 
     def _late(self, slot: int) -> float:
         silent = time.monotonic() - self.store.get(slot, Field.TICKED)
@@ -100,13 +103,6 @@ class ReplicaCollector(Collector):
             return
         yield GaugeMetricFamily("gunicorn_accept_queue", "Connections that wait to be accepted.", queue.waiting)
         yield GaugeMetricFamily("gunicorn_accept_queue_limit", "The most that may wait.", queue.limit)
-
-
-def _by_slot(name: str, description: str, values: dict[int, float]) -> Metric:
-    family = GaugeMetricFamily(name, description, labels=("slot",))
-    for slot, value in values.items():
-        family.add_metric((str(slot),), value)
-    return family
 
 
 def _container(group: Cgroup) -> Iterator[Metric]:

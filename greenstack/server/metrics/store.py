@@ -7,7 +7,6 @@ come and go, and after a crash there is nothing to clean up.
 import enum
 import mmap
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -81,6 +80,10 @@ class Store:
         self.numbers[Event.RELOADS] += 1
         self.numbers[Event.RELOADED] = time.time()
 
+    def count_start(self, slot: int) -> None:
+        """Note that a worker is started in `slot`."""
+        self.numbers[slot * SLOT // NUMBER + Field.STARTS] += 1
+
     def count_crash(self) -> None:
         """Note that a worker has ended that should not have."""
         self.numbers[Event.CRASHES] += 1
@@ -114,6 +117,11 @@ class Store:
         return [Requests(*_named(name), seconds, tuple(counts)) for name, (seconds, *counts) in sorted(total.items())]
 
 
+def _cut(name: str) -> str:
+    """Return what a successor will find of a name: cut at a character's end, and without what ends names."""
+    return name.replace("\0", "?").encode()[:NAME].decode("utf-8", "ignore")
+
+
 def _named(name: str) -> tuple[str, str, str]:
     method, status, route = name.split(" ", 2)
     return method, status, route
@@ -130,7 +138,6 @@ class Slot:
         for field in (Field.IN_FLIGHT, Field.LATE, Field.MEMORY):
             self.set(field, 0)
         self.set(Field.TICKED, time.monotonic())
-        self.add(Field.STARTS, 1)
 
     def set(self, field: Field, value: float) -> None:
         """Change a number."""
@@ -142,21 +149,14 @@ class Slot:
 
     def row(self, method: str, status: int, route: str) -> int:
         """Return where the numbers of such requests begin; from a bound on, several kinds share a row."""
-        name = f"{method if method in METHODS else OTHER} {status} {route}"
+        name = _cut(f"{method if method in METHODS else OTHER} {status} {route}")
         if name not in self._rows and len(self._rows) >= ROWS - KEPT:
             name = f"{OTHER} {status // 100}00 {UNMATCHED}"
         if name not in self._rows:
             if len(self._rows) == ROWS:  # statuses of more classes than there are
                 return next(reversed(self._rows.values()))
             row = self.start + HEAD + ROW * len(self._rows)
-            # Cut at a character's end; no zero is in it, as that ends a name.
-            encoded = name.replace("\0", "?").encode()[:NAME].decode("utf-8", "ignore").encode()
-            self.memory[row : row + NAME] = encoded.ljust(NAME, b"\0")
+            self.memory[row : row + NAME] = name.encode().ljust(NAME, b"\0")
             self._rows[name] = (row + NAME) // NUMBER
             self.set(Field.ROWS, len(self._rows))  # last: a reader sees whole names alone
         return self._rows[name]
-
-    def answered(self, row: int, seconds: float) -> None:
-        """Count a request in its row."""
-        self.numbers[row] += seconds
-        self.numbers[row + 1 + bisect_left(BOUNDS, seconds)] += 1

@@ -7,7 +7,9 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -34,23 +36,43 @@ def memory() -> Store:
     return Store(slots=4)
 
 
+def started(memory: Store, number: int) -> Slot:
+    """The part of a worker that the arbiter has started and that has loaded the application."""
+    memory.count_start(number)
+    return Slot(memory, number)
+
+
 def told(memory: Store, board: Scoreboard | None = None, address: str = "127.0.0.1:1") -> dict[Any, float]:
     registry = CollectorRegistry()
     registry.register(ReplicaCollector(memory, board or Scoreboard(), address))
     return parse(generate_latest(registry).decode())
 
 
-def answer(slot: Slot, seconds: float, times: int = 1) -> None:
-    for _ in range(times):
-        slot.answered(slot.row("GET", 200, "/"), seconds)
+def answer(
+    slot: Slot, seconds: float, times: int = 1, *, method: str = "GET", status: int = 200, route: str = "/"
+) -> None:
+    """Let requests that take so long be counted."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body"})
+
+    async def send(_: Any) -> None:
+        pass
+
+    counter: Any = count_requests(app, slot)
+    scope = {"type": "http", "method": method, "route": SimpleNamespace(path_format=route)}
+    with patch.object(counting, "perf_counter", side_effect=[0.0, seconds] * times):
+        for _ in range(times):
+            asyncio.run(counter(scope, None, send))
 
 
 def test_a_successor_goes_on_with_the_sums(memory: Store) -> None:
-    first = Slot(memory, 1)
-    first.answered(first.row("POST", 201, "/"), 0.002)
+    first = started(memory, 1)
+    answer(first, 0.002, method="POST", status=201)
     answer(first, 0.002, 3)
     before = told(memory)
-    successor = Slot(memory, 1)
+    successor = started(memory, 1)
     assert fallen(before, told(memory)) == []
     answer(successor, 0.002, 2)  # the other kind comes first now
     assert fallen(before, told(memory)) == []
@@ -61,7 +83,7 @@ def test_a_successor_goes_on_with_the_sums(memory: Store) -> None:
 
 def test_all_slots_are_added_up(memory: Store) -> None:
     for slot in (1, 2, 3):
-        answer(Slot(memory, slot), 0.03, slot)
+        answer(started(memory, slot), 0.03, slot)
     series = told(memory)
     assert total(series, COUNT, method="GET", status="200", route="/") == 6
     assert total(series, "http_request_duration_seconds_sum") == pytest.approx(0.18)
@@ -71,7 +93,7 @@ def test_all_slots_are_added_up(memory: Store) -> None:
 
 def test_processes_share_what_they_count(memory: Store) -> None:
     if (child := os.fork()) == 0:
-        answer(Slot(memory, 1), 0.002, 7)
+        answer(started(memory, 1), 0.002, 7)
         os._exit(0)
     os.waitpid(child, 0)
     assert total(told(memory), COUNT) == 7
@@ -80,7 +102,7 @@ def test_processes_share_what_they_count(memory: Store) -> None:
 @given(st.floats(0, 1000))
 def test_buckets_hold_what_is_not_above_their_bound(seconds: float) -> None:
     memory = Store(slots=1)
-    answer(Slot(memory, 1), seconds)
+    answer(started(memory, 1), seconds)
     series = told(memory)
     for bound in (*BOUNDS, float("inf")):
         le = "+Inf" if bound == float("inf") else str(bound)
@@ -88,9 +110,9 @@ def test_buckets_hold_what_is_not_above_their_bound(seconds: float) -> None:
 
 
 def test_names_are_bounded(memory: Store) -> None:
-    slot = Slot(memory, 1)
+    slot = started(memory, 1)
     for number in range(2 * ROWS):
-        slot.answered(slot.row("GET", 200 + number % 400, f"/{number}"), 0.001)
+        answer(slot, 0.001, status=200 + number % 400, route=f"/{number}")
     assert len(memory.requests()) <= ROWS
     assert sum(sum(kind.counts) for kind in memory.requests()) == 2 * ROWS
     assert total(told(memory), COUNT, status="500", method="OTHER", route="-") > 0
@@ -98,24 +120,26 @@ def test_names_are_bounded(memory: Store) -> None:
 
 @pytest.mark.parametrize("route", ["/ü" * 200, "/" + "x" * 500, '/"\n\\', "/\0", "/a b"])
 def test_strange_routes_can_be_told(memory: Store, route: str) -> None:
-    slot = Slot(memory, 1)
-    slot.answered(slot.row("GET", 200, route), 0.001)
-    slot.answered(slot.row("POST", 201, "/next"), 0.001)
-    assert total(told(memory), COUNT) == 2
+    answer(started(memory, 1), 0.001, route=route)
+    successor = started(memory, 1)
+    answer(successor, 0.001, route=route)
+    answer(successor, 0.001, method="POST", status=201, route="/next")
+    assert len(list(memory.rows(1))) == 2, "a successor finds its predecessor's"
+    assert total(told(memory), COUNT) == 3
     assert total(told(memory), COUNT, route="/next") == 1
 
 
 def test_unknown_methods_are_one(memory: Store) -> None:
-    slot = Slot(memory, 1)
+    slot = started(memory, 1)
     for number in range(100):
-        slot.answered(slot.row(f"METHOD{number}", 405, "-"), 0.001)
+        answer(slot, 0.001, method=f"METHOD{number}", status=405, route="-")
     assert total(told(memory), COUNT, method="OTHER", status="405") == 100
 
 
 def counted(app: Any, *requests: tuple[str, str]) -> dict[tuple[str, str, str], int]:
     """Return how often what was counted, of `requests` (method and path) to `app`."""
     memory = Store(slots=1)
-    counter = count_requests(app, Slot(memory, 1))
+    counter = count_requests(app, started(memory, 1))
 
     async def ask() -> None:
         transport = httpx.ASGITransport(counter, raise_app_exceptions=False)
@@ -167,7 +191,7 @@ def test_clients_cannot_make_names(tmp_path: Path) -> None:
 
 def test_what_is_remembered_is_bounded(memory: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "KNOWN", 10)
-    slot = Slot(memory, 1)
+    slot = started(memory, 1)
     counter: Any = count_requests(raising, slot)
     (rows,) = [cell.cell_contents for cell in counter.__closure__ if isinstance(cell.cell_contents, dict)]
     for number in range(100):
@@ -197,7 +221,7 @@ def test_background_tasks_are_not_the_requests_time(memory: Store) -> None:
         tasks.add_task(late)
 
     async def ask() -> None:
-        transport = httpx.ASGITransport(count_requests(app, Slot(memory, 1)))
+        transport = httpx.ASGITransport(count_requests(app, started(memory, 1)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             await client.get("/")
 
@@ -206,7 +230,7 @@ def test_background_tasks_are_not_the_requests_time(memory: Store) -> None:
 
 
 def test_lateness_is_the_worst_of_late(memory: Store) -> None:
-    pulse = Pulse(Slot(memory, 1), lambda: 4096)
+    pulse = Pulse(started(memory, 1), lambda: 4096)
     for late in (0.0, 0.5, 0.01):
         pulse.tick(late)
     assert memory.get(1, Field.LATE) == 0.5
@@ -219,16 +243,28 @@ def test_lateness_is_the_worst_of_late(memory: Store) -> None:
 def test_a_standstill_is_told_by_others(memory: Store) -> None:
     board = Scoreboard()
     board.set(board.take(), State.READY)
-    slot = Slot(memory, 1)
+    slot = started(memory, 1)
     slot.set(Field.TICKED, slot.numbers[slot.head + Field.TICKED] - 30)
     assert total(told(memory, board), "gunicorn_worker_event_loop_late_seconds", slot="1") >= 29
+
+
+def test_one_that_is_loading_hides_nobody(memory: Store) -> None:
+    board = Scoreboard()
+    for number in (board.take(), board.take()):
+        memory.count_start(number)  # as the arbiter does before it forks
+    answer(Slot(memory, 2), 0.001)
+    board.set(2, State.READY)
+    series = told(memory, board)
+    assert total(series, COUNT) == 1
+    assert [total(series, "gunicorn_workers", state=state) for state in ("starting", "ready")] == [1, 1]
+    assert {labels for name, labels in series if name == "http_requests_in_flight"} == {frozenset({("slot", "2")})}
 
 
 def test_workers_are_told_by_state(memory: Store) -> None:
     board = Scoreboard()
     for state in (State.READY, State.READY, State.DRAINING):
         number = board.take()
-        Slot(memory, number)
+        started(memory, number)
         board.set(number, state)
     series = told(memory, board)
     states = {state: total(series, "gunicorn_workers", state=state) for state in ("starting", "ready", "draining")}
@@ -236,7 +272,7 @@ def test_workers_are_told_by_state(memory: Store) -> None:
 
 
 def test_collector_pauses_are_timed(memory: Store) -> None:
-    time_collector(Slot(memory, 1))
+    time_collector(started(memory, 1))
     try:
         gc.collect()
     finally:
@@ -293,7 +329,7 @@ def test_untouched_slots_take_no_memory(memory: Store) -> None:
     before = resident()
     large = Store()
     assert resident() - before < 100_000
-    slot = Slot(large, 1)
+    slot = started(large, 1)
     for number in range(ROWS):
         slot.row("GET", 200, f"/{number}")
     assert resident() - before < 500_000, "≤ 0.5 MB a worker"

@@ -6,6 +6,7 @@ come and go, and after a crash there is nothing to clean up.
 
 import enum
 import mmap
+import os
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -67,11 +68,14 @@ class Store:
     """The memory, made before the first fork. Pages that nobody writes to cost nothing."""
 
     def __init__(self, slots: int = Scoreboard.SLOTS) -> None:
-        # Reserved for 2,048 workers, of which nobody has many: not to count against the machine's memory.
-        reserve_none = getattr(mmap, "MAP_NORESERVE", 0)  # Python 3.14
-        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | reserve_none
         self.slots = slots
-        self.memory = mmap.mmap(-1, SLOT * (slots + 1), flags=flags)
+        size = SLOT * (slots + 1)
+        # Room for 2,048 workers, of which nobody has many. Of a memory file the kernel counts pages in use alone, so a
+        # machine that promises no more memory than it has (vm.overcommit_memory=2) does not refuse it.
+        file = os.memfd_create("metrics")
+        os.ftruncate(file, size)
+        self.memory = mmap.mmap(file, size)
+        os.close(file)
         self.numbers = memoryview(self.memory).cast("d")
         self.numbers[Event.STARTED] = time.time()
 

@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import cpu
 from benchmarks.contestants import Contestant
+from greenstack.cli import RUN
 from greenstack.cli.console import CommandError, out
 from greenstack.cli.docker import Compose, output
 from greenstack.cli.environment import Environment
@@ -20,6 +21,8 @@ from greenstack.server.cgroup import Cgroup
 HERE = Path(__file__).resolve().parent
 IMAGE = "greenstack-bench"
 READY = 60  # s; until the right answers come, and again until all is healthy
+PLAIN = {"TLS": "off", "HTTP3": "off"}  # whatever the profile of this machine says
+CERTIFICATE = RUN / "bench-certificate"
 AT_ONCE = 4  # containers started side by side; more gains nothing on two CPUs
 CONNECTIONS = 64  # of wrk, in all figures that were ever published
 # s. A contestant stands still between its turns, and Gunicorn must not take that for a hung worker.
@@ -76,7 +79,9 @@ class Process:
 class Running:
     """A contestant that has been started."""
 
-    def __init__(self, contestant: Contestant, environment: Environment) -> None:
+    def __init__(
+        self, contestant: Contestant, environment: Environment, images: Mapping[str, str] | None = None
+    ) -> None:
         self.contestant = contestant
         self.services = ("wrk", *contestant.services)
         self.project = f"bench-{contestant.name}"
@@ -84,8 +89,12 @@ class Running:
             "COMPOSE_PROJECT_NAME": self.project,
             "MAX_WORKERS": str(contestant.workers),
             "GUNICORN_CMD_ARGS": HEARTBEAT,
+            **(images or {}),
+            **PLAIN,
+            "TLS_FOLDER": str(CERTIFICATE),
         }
         self.compose = compose_files(environment, contestant.overlays, variables | contestant.variables)
+        self.url = "https://127.0.0.1:8443" if contestant.secure else "http://127.0.0.1:8080"
         self.pids: dict[str, int] = {}
         self.groups: dict[str, Cgroup] = {}
 
@@ -95,9 +104,11 @@ class Running:
         Then it stands still until its turn.
         """
         answers = json.dumps(self.contestant.answers)
+        if self.contestant.secure:
+            _make_certificate()
         try:
             self.compose.output("up", "--detach", "--no-build", "--force-recreate", *self.services)
-            output("exec", self.container("wrk"), "python3", "load/wait.py", str(READY), answers)
+            output("exec", self.container("wrk"), "python3", "load/wait.py", self.url, str(READY), answers)
         except CommandError as failure:
             log = self.compose.output("logs", "--tail=20", self.contestant.services[0]).splitlines()
             complaint = f"{self.contestant.name}: {failure}; its last log lines are above"
@@ -136,7 +147,7 @@ class Running:
         """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare."""
         with self.open(
             "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1", f"-c{CONNECTIONS}",
-            "--timeout", "10s", "-s", "load/report.lua", f"http://127.0.0.1:8080{route}",
+            "--timeout", "10s", "-s", "load/report.lua", f"{self.url}{route}",
         ) as wrk:  # fmt: skip
             assert wrk.stdin  # noqa: S101 - for the type checker
             assert wrk.stdout  # noqa: S101
@@ -186,7 +197,8 @@ class Running:
 @contextlib.contextmanager
 def running(contestants: list[Contestant], environment: Environment) -> Iterator[list[Running]]:
     """Start `contestants`, all of them before any is measured, and remove them at the end, come what may."""
-    field = [Running(contestant, environment) for contestant in contestants]
+    images = images_of(environment)
+    field = [Running(contestant, environment, images) for contestant in contestants]
     try:
         with out.status(f"starting {len(field)} servers"), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(Running.start, field))
@@ -194,6 +206,23 @@ def running(contestants: list[Contestant], environment: Environment) -> Iterator
     finally:
         with out.status("removing them"), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(Running.remove, field))
+
+
+def _make_certificate() -> None:
+    """Make a certificate that nobody believes in, as wrk looks at none; ECDSA, as certbot's are."""
+    CERTIFICATE.mkdir(parents=True, exist_ok=True)
+    key, chain = CERTIFICATE / "privkey.pem", CERTIFICATE / "fullchain.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=bench", "-days", "30"]
+    command = ["openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(chain)]
+    subprocess.run(command, check=True, capture_output=True)
+    key.chmod(0o644)  # for nginx's user
+
+
+def images_of(environment: Environment) -> dict[str, str]:
+    """Return the variables that name the stack's own images: the contestants' projects would have others."""
+    services = Compose(environment, {}).services()
+    names = {"APP_IMAGE": "app", "NGINX_IMAGE": "nginx"}
+    return {variable: services[service]["image"].rpartition(":")[0] for variable, service in names.items()}
 
 
 def build(compose: Compose) -> None:

@@ -21,7 +21,7 @@ class Contestant:
     """One server, with the files and variables that make Compose start it.
 
     `answers` are the JSON bodies that it must give, by route. A `variant` is this stack with one of its choices
-    taken back; it is measured where it is asked for.
+    taken back, or another; it is measured where it is asked for. A `secure` one is asked over HTTPS.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Contestant:
     answers: dict[str, Any] = field(default_factory=lambda: HELLO | ITEM)
     services: tuple[str, ...] = ("app", "nginx")
     variant: bool = False
+    secure: bool = False
 
 
 def _alternative(name: str, title: str, command: str, bind: str = f"unix:{SOCKET}") -> Contestant:
@@ -88,6 +89,7 @@ CONTESTANTS = (
         "collector", "this stack, collecting rarely", ("choices",), {"APP_MODULE": "choices:rarely_collecting"},
         variant=True,
     ),
+    Contestant("tls", "this stack over HTTPS", ("tls",), {"TLS": "files"}, variant=True, secure=True),
     Contestant("two-logs", "this stack with the app's access log", variables={"ACCESS_LOG": "-"}, variant=True),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.arena import Running
+from benchmarks.arena import PLAIN, Running, images_of
 from benchmarks.contestants import HELLO, WORKERS
 from benchmarks.load.wait import fault
 from greenstack.cli.console import CommandError
@@ -44,13 +44,14 @@ def start(environment: Environment) -> float:
     """Return the seconds from `docker compose up` to the first 200, with compose.yaml as it is."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    variables = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "MAX_WORKERS": str(WORKERS)}
+    variables = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "MAX_WORKERS": str(WORKERS)} | PLAIN
+    variables |= images_of(environment)
     compose = Compose(environment, {"COMPOSE_PROJECT_NAME": PROJECT, **variables})
     began = time.monotonic()
     try:
         with ThreadPoolExecutor(1) as pool:
             up = pool.submit(compose.output, "up", "--detach", "--no-build")
-            while complaint := fault(port, HELLO):
+            while complaint := fault(f"http://127.0.0.1:{port}", HELLO):
                 if up.done():
                     up.result()  # raises what went wrong
                 if time.monotonic() - began > LIMIT:

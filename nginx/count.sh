@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154 # the entrypoint sets the rest
-# Adds up what nginx answered without the app (429, 503, 502 …): it writes a line for each into the file
+# Adds up the errors that nginx answered without the app (429, 503, 502 …): it writes a line for each into the file
 # answered/<status>. The sums are in own-responses, in Prometheus' text format.
 
 count() { # called once in a while
@@ -17,7 +17,7 @@ sum() { # FILE...: of marks, named like their status
         status != "own-responses" { sum[status]++; next }
         split($0, part, "\"") == 3 { sum[part[2]] = $2 }
         END {
-            print "# HELP nginx_own_responses_total Answers of nginx alone, in which the app had no part."
+            print "# HELP nginx_own_responses_total Errors that nginx answered alone, the app had no part in them."
             print "# TYPE nginx_own_responses_total counter"
             for (status in sum) printf "nginx_own_responses_total{status=\"%s\"} %.0f\n", status, sum[status]
         }

@@ -83,12 +83,15 @@ done
 set +f
 
 # --- What can be switched off: its lines in the template become comments.
-IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT='' IF_METRICS_LISTEN='' IF_SOCKETS=''
+IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT='' IF_CACHE='' IF_STATIC=''
+IF_METRICS_LISTEN='' IF_SOCKETS=''
 [ -n "$NGINX_METRICS_LISTEN" ] || IF_METRICS_LISTEN='#'
 METRICS_PORT=${NGINX_METRICS_LISTEN##*:}
 [ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'
 [ "$RATE_LIMIT" != 0 ] || IF_RATE_LIMIT='#'
 [ "$CONNECTION_LIMIT" != 0 ] || IF_CONNECTION_LIMIT='#'
+[ "$RESPONSE_CACHE" != 0 ] || IF_CACHE='#'
+[ -n "$STATIC_PATH" ] || IF_STATIC='#'
 BURST="burst=${RATE_LIMIT_BURST:-$((RATE_LIMIT * 2))} nodelay"
 [ "$RATE_LIMIT_BURST" != 0 ] || BURST='' # nginx refuses burst=0
 
@@ -102,7 +105,10 @@ esac
 
 # --- What this binary knows; Debian 12's 1.22 lacks some. Asking it is surer than comparing versions.
 knows() { # DIRECTIVE... of the http block
-    printf 'events {}\npid %s/probe.pid;\nhttp { %s }\n' "$NGINX_RUN_DIR" "$*" >"$NGINX_RUN_DIR/probe.conf"
+    # Where there is a server, nginx makes the folders of all its modules, and opens its log.
+    FOLDERS=$(printf ' %s_temp_path %s/unused;' client_body "$NGINX_TEMP_DIR" proxy "$NGINX_TEMP_DIR" \
+        fastcgi "$NGINX_TEMP_DIR" uwsgi "$NGINX_TEMP_DIR" scgi "$NGINX_TEMP_DIR")
+    printf 'events {}\npid %s/probe.pid;\nhttp { access_log off;%s %s }\n' "$NGINX_RUN_DIR" "$FOLDERS" "$*" >"$NGINX_RUN_DIR/probe.conf"
     nginx -t -q -e /dev/null -c "$NGINX_RUN_DIR/probe.conf" 2>/dev/null
 }
 # keepalive_min_timeout: a reload or stop cuts off no idle client that could be sending just then, but answers it once
@@ -111,6 +117,40 @@ NEWER=''
 for DIRECTIVE in "keepalive_min_timeout ${CLIENT_KEEP_ALIVE}s;" "max_headers 100;"; do
     ! knows "$DIRECTIVE" || NEWER="$NEWER $DIRECTIVE"
 done
+
+# --- HTTPS. A line of the templates that begins with ${IF_TLS} is a comment without it, one with ${IF_PLAIN} with it.
+IF_TLS='#' IF_PLAIN='' IF_ACME='#' IF_FILES='#' IF_HTTP3='#' TLS_HEADERS='' PORT_SHOWN='' HSTS=''
+case $TLS in
+    off) ;;
+    *)
+        IF_TLS='' IF_PLAIN='#'
+        if [ "$TLS" = acme ]; then IF_ACME=''; else IF_FILES=''; fi
+        [ "$HTTPS_PORT" = 443 ] || PORT_SHOWN=:$HTTPS_PORT
+        [ "$HSTS_MAX_AGE" = 0 ] || HSTS="max-age=$HSTS_MAX_AGE"
+        # shellcheck disable=SC2016 # nginx's own variables
+        TLS_HEADERS='add_header Strict-Transport-Security $hsts always;'
+        # Since 1.25.1 HTTP/2 is a directive; before, a word of `listen`.
+        WITH_HTTP2='' HTTP2='http2 on;'
+        knows 'http2 on;' || { WITH_HTTP2=' http2' HTTP2=''; }
+        # 1.27.4 remembers the certificate between handshakes: a third of their CPU time. After 5 s it looks for a new one.
+        CERTIFICATE_CACHE='ssl_certificate_cache max=4 inactive=1d valid=5s;'
+        knows "$CERTIFICATE_CACHE" || CERTIFICATE_CACHE=''
+        # Only since 1.23.2 nginx renews the keys of the tickets, without which they are a key for all that was recorded.
+        SESSION_TICKETS=''
+        [ -n "$HTTP2" ] || SESSION_TICKETS='ssl_session_tickets off;'
+        # A key exchange that quantum computers do not break, where OpenSSL has it (3.5).
+        CURVES=X25519MLKEM768:X25519:prime256v1:secp384r1
+        knows "server { listen unix:$NGINX_RUN_DIR/probe.sock ssl; ssl_reject_handshake on; ssl_ecdh_curve $CURVES; }" ||
+            CURVES=${CURVES#*:}
+        # shellcheck disable=SC2153 # a setting
+        if [ "$HTTP3" = off ]; then :; elif knows 'http3 on;'; then
+            IF_HTTP3=''
+            TLS_HEADERS="$TLS_HEADERS add_header Alt-Svc 'h3=\":$HTTPS_PORT\"; ma=86400' always;"
+        else
+            say "HTTP3=on: this nginx does not speak it; HTTP/1.1 and 2 are served"
+        fi
+        ;;
+esac
 
 # --- The servers of the upstream block.
 case $BIND in

@@ -21,7 +21,8 @@ files() { # GIT-PATTERN...: what is, or will be, in the repository
 nginx_configuration() {
     tmp=$(mktemp -d)
     trap 'rm -rf "$tmp"' EXIT
-    for options in SERVER_NAME= 'SERVER_NAME=example.org RATE_LIMIT=10 TRUSTED_PROXIES=10.0.0.0/8'; do
+    for options in SERVER_NAME= 'SERVER_NAME=example.org RATE_LIMIT=10 TRUSTED_PROXIES=10.0.0.0/8' \
+        'TLS=acme SERVER_NAME=example.org RESPONSE_CACHE=1m STATIC_PATH=/static'; do
         # shellcheck disable=SC2086 # one word a variable
         env $options NGINX_RUN_DIR="$tmp/nginx" nginx/entrypoint -t 2>"$tmp/log" ||
             { cat "$tmp/log" >&2; return 1; }

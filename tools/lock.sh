@@ -21,8 +21,9 @@ compile --generate-hashes -c "$all" -o requirements/server.txt pyproject.toml
 for group in $groups; do
     compile --generate-hashes -c "$all" -o "requirements/$group.txt" --group "$group"
 done
-# The contestants of `make bench`, and the applications of the tests, live in images of their own, with their Python.
-for folder in benchmarks tests/apps; do
+# certbot, the contestants of `make bench` and the applications of the tests live in images of their own, with their
+# Python. What the server has in common with them is the same; what tools of the tests want does not hold them back.
+for folder in certbot benchmarks tests/apps; do
     "$uv" pip compile --quiet --universal --python-version 3.14 --no-header --no-annotate --no-emit-index-url \
-        --generate-hashes -c "$all" -o "$folder/requirements.txt" "$folder/requirements.in"
+        --generate-hashes -c requirements/server.txt -o "$folder/requirements.txt" "$folder/requirements.in"
 done

@@ -13,7 +13,7 @@ from greenstack.cli.console import REFUSED, CommandError, out
 from greenstack.cli.environment import SHELL, Environment
 from greenstack.cli.masking import masked
 from greenstack.server import check
-from greenstack.server.settings import Settings
+from greenstack.server.settings import TLS_DEFAULTS, Settings, speaks_tls
 
 IMPORT_DEADLINE = 60  # s; an application that takes longer to import is not going to become ready either
 
@@ -101,7 +101,10 @@ def show(environment: Environment) -> None:
             table.add_section()
         default = "" if info.default is None else str(info.default)
         default = default.lower() if isinstance(info.default, bool) else default
-        _row(table, environment, field.upper(), knobs.get(field.upper()) or default, default)
+        value = knobs.get(field.upper()) or default
+        if speaks_tls(environment.values) and field.upper() in TLS_DEFAULTS:
+            value = default = TLS_DEFAULTS[field.upper()]
+        _row(table, environment, field.upper(), value, default)
     table.add_section()
     others = (environment.written.keys() | knobs.keys()) - {field.upper() for field in Settings.model_fields}
     for name in sorted(others):

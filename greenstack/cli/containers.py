@@ -19,7 +19,8 @@ from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
-OURS = ("check", "app", "nginx", "prometheus")  # the services of compose.yaml
+OURS = ("check", "app", "nginx", "certbot", "prometheus")  # the services of compose.yaml and of its overlays
+CERTIFICATE_DEADLINE = 10  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
 ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
 BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
@@ -97,6 +98,8 @@ def up(compose: Compose) -> None:
         if serving:
             _converge(compose)
         else:
+            if compose.environment.values.get("TLS") == "files":
+                _try_nginx(compose)
             say("starting")
             _prepare(compose, first=True)
         # As many replicas as there are; without the option Compose would go back to one.
@@ -107,6 +110,24 @@ def up(compose: Compose) -> None:
             raise why(compose, done.stderr)
         _end_prometheus(compose)
     versions.keep(compose)
+    if compose.environment.values.get("TLS") == "acme":
+        _await_certificate(compose)
+
+
+def _await_certificate(compose: Compose) -> None:
+    """Wait until nginx uses a certificate; CommandError with certbot's reason where there is none to be had."""
+    (nginx,), (certbot,) = compose.containers("nginx"), compose.containers("certbot")
+
+    def in_use() -> bool:
+        return "certificate.pem" in docker.output("exec", nginx.id, "ls", "/tmp/nginx").split()  # noqa: S108 - its own
+
+    if fault := docker.output("exec", certbot.id, "cat", "/tmp/tried"):  # noqa: S108 - its own
+        say(f"TLS=acme: {fault}")
+        if not in_use():
+            raise CommandError("the stack runs, but HTTPS has no certificate yet: certbot tries again by itself")
+        say("the certificate of before serves on")
+    elif not wait_until(in_use, CERTIFICATE_DEADLINE, rollout.POLL):
+        raise CommandError(*docker.last_words(nginx.id), "nginx does not take the certificate: its log is above")
 
 
 def _end_prometheus(compose: Compose) -> None:
@@ -198,15 +219,21 @@ def _require_networks(compose: Compose) -> None:
 
 
 def _try_nginx(compose: Compose) -> None:
-    """Raise CommandError where a new nginx would not start: it renders its configuration, or its port is taken."""
-    published = [binding["HostPort"] for binding in docker.published(compose.containers("nginx")[0].id)]
-    # The engine itself tells whether the port can be had; the one that is held already is no question.
-    port = [] if compose.environment.http_port in published else ["--service-ports"]
-    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *port, "nginx", "-t")
+    """Raise CommandError where a new nginx would not start: its configuration, its certificate, or a port is taken."""
+    held = {binding["HostPort"] for nginx in compose.containers("nginx") for binding in docker.published(nginx.id)}
+    # The engine itself tells whether a port can be had; one that is held already is no question.
+    ports = [
+        f"--publish={port.get('host_ip', '')}:{port['published']}:{port['target']}/{port['protocol']}".replace(
+            "=:", "="
+        )
+        for port in compose.services()["nginx"]["ports"]
+        if port["published"] not in held
+    ]
+    done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *ports, "nginx", "-t")
     if _port_is_taken(done.stderr):
         raise _taken(compose, done.stderr)
     if done.returncode:
-        raise CommandError(*done.stderr.strip().splitlines(), UNCHANGED, status=REFUSED)
+        raise CommandError(*done.stderr.strip().splitlines(), *([UNCHANGED] if held else []), status=REFUSED)
 
 
 def _replace_nginx(compose: Compose) -> None:
@@ -254,10 +281,11 @@ def _port_is_taken(complaint: str) -> bool:
 
 def _taken(compose: Compose, complaint: str) -> CommandError:
     environment = compose.environment
-    setting = f"HTTP_PORT={environment.http_port}"
-    if environment.metrics and re.search(rf":{environment.metrics_port}\b", complaint):
-        setting = f"METRICS_PORT={environment.metrics_port}"
-    return CommandError(f"{setting}: is in use already; allowed: a free port", status=REFUSED)
+    others = ["HTTPS_PORT", *(["METRICS_PORT"] if environment.metrics else [])]
+    ports = (name for name in others if re.search(rf":{environment.value(name)}\b", complaint))
+    name = next(ports, "HTTP_PORT")
+    line = f"{name}={environment.value(name)}: is in use already; allowed: a free port"
+    return CommandError(line, status=REFUSED)
 
 
 def _complaint(container: Container) -> list[str]:

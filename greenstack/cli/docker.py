@@ -14,6 +14,7 @@ from typing import Any
 from greenstack.cli import ROOT
 from greenstack.cli.console import REFUSED, CommandError
 from greenstack.cli.environment import Environment
+from greenstack.server.settings import speaks_tls
 
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 ONE_OFF = "com.docker.compose.oneoff=True"
@@ -212,12 +213,30 @@ class Compose:
         profile = {"PROFILE": self.environment.profile} if self.environment.profile else {}
         services = [name for name in self.environment.values.get("COMPOSE_PROFILES", "").split(",") if name]
         services += ["metrics"] if self.environment.metrics else []
-        return {**os.environ, **profile, "COMPOSE_PROFILES": ",".join(dict.fromkeys(services)), **self.extra}
+        profiles = {"COMPOSE_PROFILES": ",".join(dict.fromkeys(services))}
+        return {**os.environ, **profile, **profiles, **self._with_tls(), **self.extra}
+
+    def _with_tls(self) -> dict[str, str]:
+        """Return `COMPOSE_FILE` with the file that TLS needs, above the stack's own and below the user's."""
+        values = {**self.environment.values, **self.extra}
+        if not speaks_tls(values):
+            return {}
+        separator = values.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+        usual = [name for name in ("compose.yaml", "compose.override.yaml") if (ROOT / name).exists()]
+        first, *others = (values.get("COMPOSE_FILE") or separator.join(usual)).split(separator)
+        overlay = f"compose.tls-{values['TLS']}.yaml"
+        return {"COMPOSE_FILE": separator.join([first, *([] if overlay in others else [overlay]), *others])}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""
         return subprocess.run(
-            self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
+            self.command(*arguments),
+            cwd=ROOT,
+            env=self.environ,
+            check=False,
+            text=True,
+            stdin=subprocess.DEVNULL,  # its questions are not seen: without a terminal it goes on, and changes nothing
+            capture_output=True,
         )
 
     def show(self, *arguments: str) -> int:
@@ -233,6 +252,7 @@ class Compose:
             env=self.environ,
             check=False,
             text=True,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from greenstack.cli import ROOT, RUN, env_file
 from greenstack.cli.console import REFUSED, CommandError
-from greenstack.server.settings import Settings
+from greenstack.server.settings import TLS_DEFAULTS, Settings, speaks_tls
 
 SHELL = "shell"
 _REMEMBERED = RUN / "profile"
@@ -31,15 +31,25 @@ class Environment:
     @property
     def http_port(self) -> str:
         """The port at which the stack answers."""
-        return self.values.get("HTTP_PORT") or str(Settings.model_fields["http_port"].default)
+        return self.value("HTTP_PORT")
+
+    def value(self, name: str) -> str:
+        """Return the value of a setting, or its default."""
+        default = TLS_DEFAULTS.get(name) if speaks_tls(self.values) else None
+        return self.values.get(name) or default or str(Settings.model_fields[name.lower()].default)
 
     @property
     def url(self) -> str:
         """The address at which the stack answers."""
-        host = self.values.get("HTTP_HOST") or Settings.model_fields["http_host"].default
+        host = self.value("HTTP_HOST")
         # "Every address" is not one to open.
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a comparison
-        return f"http://{host}:{self.http_port}/"
+        if not speaks_tls(self.values):
+            return f"http://{host}:{self.http_port}/"
+        # The certificate is for names; the first one, if it is no pattern, is one to open.
+        name = (self.values.get("SERVER_NAME") or host).split()[0].replace("*", "www").removeprefix(".")
+        port = self.value("HTTPS_PORT")
+        return f"https://{name}{'' if port == '443' else f':{port}'}/"
 
     @property
     def metrics(self) -> bool:
@@ -49,7 +59,7 @@ class Environment:
     @property
     def metrics_port(self) -> str:
         """The port at which Prometheus answers."""
-        return self.values.get("METRICS_PORT") or str(Settings.model_fields["metrics_port"].default)
+        return self.value("METRICS_PORT")
 
     @property
     def metrics_url(self) -> str:

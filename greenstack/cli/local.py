@@ -22,12 +22,12 @@ from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked
 from greenstack.cli.wait import wait_until
 from greenstack.server import check, healthcheck
-from greenstack.server.settings import Settings, parse_duration, read_by_nginx
+from greenstack.server.settings import Settings, parse_duration, read_by_nginx, speaks_tls
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
 _FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
 FOLLOWER = ROOT / "nginx/follow.sh"
-_FOLLOWER = RUN / "follow.sh"  # as it was when nginx started
+_FOLLOWED = RUN / "nginx.followed"  # what the scripts that watch for nginx are, and what they watch, since it started
 HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
 NGINX_DEADLINE = 10  # s to the first connection
 PROMETHEUS_DEADLINE = 20  # s; it reads and writes what it has measured
@@ -158,6 +158,12 @@ def listen_address(environment: Environment) -> str:
     return f"{settings.http_host}:{settings.http_port}"
 
 
+def tls_address(environment: Environment) -> str:
+    """Return `host:port` where it answers with TLS."""
+    settings = Settings.from_environ(environment.values)
+    return f"{settings.http_host}:{settings.https_port}"
+
+
 def up(environment: Environment) -> None:
     """Start the stack, or bring the one that runs up to date without loss, and wait until it answers."""
     if environment.metrics and has_prometheus() and not daemon.running("prometheus"):
@@ -168,9 +174,10 @@ def up(environment: Environment) -> None:
 
 def _up(environment: Environment) -> None:
     address = listen_address(environment)
+    _require_tls(environment)
     if running() and not _ours(address):
         _require_free(address)  # before anything of the stack that runs is changed for it
-    if daemon.running("app-*") and daemon.running("nginx") and _same_follower():
+    if daemon.running("app-*") and daemon.running("nginx") and _same_followers(environment):
         _converge(environment)
         return
     if running():
@@ -234,7 +241,8 @@ def _render(environ: Mapping[str, str]) -> None:
     command = [str(ROOT / "nginx/entrypoint"), "-t"]
     done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise CommandError(*done.stderr.strip().splitlines(), "nginx goes on as it is", status=REFUSED)
+        goes_on = ["nginx goes on as it is"] if daemon.running("nginx") else []
+        raise CommandError(*done.stderr.strip().splitlines(), *goes_on, status=REFUSED)
 
 
 def _reload_nginx(nginx: Daemon) -> None:
@@ -303,6 +311,9 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
         "NGINX_METRICS_LISTEN": _metrics_listen(settings) if environment.metrics and has_prometheus() else "",
+        "NGINX_LISTEN_TLS": tls_address(environment),
+        "CERTIFICATES": str(ROOT / (environment.values.get("TLS_FOLDER") or ".")),
+        "STATIC_FILES": str(ROOT / (environment.values.get("STATIC_FOLDER") or ".")),
         "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
@@ -311,7 +322,8 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
 def _fingerprint(environ: Mapping[str, str]) -> str:
     """Return a digest that differs where nginx would run differently: of its settings and its own files."""
     digest = hashlib.sha256()
-    for name in ("NGINX_LISTEN", "NGINX_METRICS_LISTEN", "NGINX_RUN_DIR", *_NGINX_READS):
+    ours = ("NGINX_LISTEN", "NGINX_LISTEN_TLS", "NGINX_METRICS_LISTEN", "NGINX_RUN_DIR", "CERTIFICATES", "STATIC_FILES")
+    for name in (*ours, *_NGINX_READS):
         digest.update(f"{name}={environ.get(name)}\n".encode())
     for file in sorted((ROOT / "nginx").rglob("*")):
         digest.update(file.read_bytes() if file.is_file() else b"")
@@ -324,9 +336,18 @@ def _same_nginx(environment: Environment) -> bool:
     return _FINGERPRINT.read_text() == _fingerprint(_nginx_environ(environment))
 
 
-def _same_follower() -> bool:
-    """Return whether the script that watches the sockets for nginx is still the same: it cannot be reloaded."""
-    return _FOLLOWER.exists() and _FOLLOWER.read_bytes() == FOLLOWER.read_bytes()
+def _same_followers(environment: Environment) -> bool:
+    """Return whether what watches sockets and certificate for nginx is still the same: it cannot be reloaded."""
+    return _FOLLOWED.exists() and _FOLLOWED.read_text() == _followed(_nginx_environ(environment))
+
+
+def _followed(environ: Mapping[str, str]) -> str:
+    """Return a digest of the scripts that watch, and of the settings that they read."""
+    digest = hashlib.sha256(FOLLOWER.read_bytes() + (ROOT / "nginx/certificate.sh").read_bytes())
+    names = ("TLS", "TLS_CERTIFICATE", "TLS_KEY", "SERVER_NAME", "CERTIFICATES") if speaks_tls(environ) else ()
+    for name in names:
+        digest.update(f"{name}={environ.get(name)}\n".encode())
+    return digest.hexdigest()
 
 
 def _remember(environ: Mapping[str, str]) -> None:
@@ -339,7 +360,7 @@ def _start_nginx(environment: Environment) -> None:
     environ = _nginx_environ(environment)
     nginx = daemon.start("nginx", [str(ROOT / "nginx/entrypoint")], environ)
     _remember(environ)
-    _FOLLOWER.write_bytes(FOLLOWER.read_bytes())
+    _FOLLOWED.write_text(_followed(environ))
     wait_until(lambda: _answers(address) or not nginx.alive, NGINX_DEADLINE)
     if not _answers(address) or not nginx.alive:
         raise CommandError(
@@ -354,6 +375,18 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _require_tls(environment: Environment) -> None:
+    """Raise CommandError where `TLS` asks for what local processes do not have."""
+    tls = environment.values.get("TLS") or "off"
+    if tls == "acme":
+        raise CommandError("TLS=acme: certbot needs containers; allowed here: files, off", status=REFUSED)
+    if tls == "files":
+        if not _has_nginx():
+            raise CommandError("TLS=files: needs nginx, which is not installed; allowed here: off", status=REFUSED)
+        with tempfile.TemporaryDirectory() as folder:
+            _render(_nginx_environ(environment) | {"NGINX_RUN_DIR": folder})
 
 
 def _ours(address: str) -> bool:

@@ -39,7 +39,7 @@ _TITLES = {
 _OUTSIDE = """
 ## Images and builds
 
-Read by `compose.yaml` alone, where the defaults stand.
+Read by the Compose files alone, where the defaults stand.
 
 | variable | meaning |
 |---|---|
@@ -49,7 +49,7 @@ can have |
 folder: two checkouts are two stacks |
 | `IMAGE`, `EDGE_IMAGE` | images of the application (`make up`, `make deploy`) and of nginx (`make up`) that were \
 built elsewhere; unset, they are built |
-| `APP_IMAGE`, `NGINX_IMAGE`, `TAG` | names of the images that are built |
+| `APP_IMAGE`, `NGINX_IMAGE`, `CERTBOT_IMAGE`, `TAG` | names of the images that are built |
 | `APP_TARGET` | stage of docker/Dockerfile |
 | `REVISION`, `NGINX_REVISION`, `CREATED` | what the images' labels say they were made from; unset, `make` takes the \
 commit (`-dirty`: and changes to it), the last commit of nginx's folder, and the commit's time |

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 LAST_WORDS = 5.0  # s in which an application may send into a stream that has ended; after that it does not listen
 
 
+# What nginx compresses (gzip_types in its template). An answer without a length may be a stream, whose pieces would
+# wait until there is enough of them: with this header, which nginx keeps to itself, each one goes on at once.
+_COMPRESSED = (
+    b"application/json",
+    b"application/javascript",
+    b"image/svg+xml",
+    b"text/css",
+    b"text/html",
+    b"text/javascript",
+)
+
+
 class Answers:
     """ASGI middleware around everything else.
 
@@ -66,8 +78,11 @@ class Answer:
         headers = list(message.get("headers", ()))
         values = {name.lower(): value for name, value in headers}
         if b"content-length" not in values:
-            if values.get(b"content-type", b"").startswith(b"text/event-stream"):
+            kind = values.get(b"content-type", b"")
+            if kind.startswith(b"text/event-stream"):
                 self.answers.event_streams.add(self)
+            elif kind.startswith(_COMPRESSED) and b"x-accel-buffering" not in values:
+                headers.append((b"x-accel-buffering", b"no"))
         elif b"transfer-encoding" in values:
             # RFC 9112, 6.2: never both, and nginx refuses it. Chunks are the server's affair, so the length stays.
             headers = [header for header in headers if header[0].lower() != b"transfer-encoding"]

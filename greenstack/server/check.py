@@ -149,6 +149,14 @@ def time_zone_problem(name: str | None) -> str | None:
     return f"TZ={name}: no such time zone; allowed: {allowed(NAMES['TZ'])}"
 
 
+def overlay_problem(tls: str, present: str) -> str | None:
+    """Return None where the Compose files at hand, which are those for `present`, give `TLS` what it needs."""
+    if tls == present:
+        return None
+    files = ["compose.yaml", *([] if tls == "off" else [f"compose.tls-{tls}.yaml"])]
+    return f"TLS={tls}: needs other Compose files; set COMPOSE_FILE={':'.join(files)}, or start it with make up"
+
+
 def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
     """Return None where `workers`, as `name` says, fit into `limit` bytes, else the line that says how many would."""
     if limit is None or (fit := workers_that_fit(limit, parse_size(worker_memory))) >= workers:
@@ -189,7 +197,7 @@ def _shown(value: str) -> str:
 _SOCKET_BEHIND_NGINX = re.compile(r"unix:/([A-Za-z0-9._-]+/)*([A-Za-z0-9._-]|\{hostname\})+\.sock")
 
 # As close to one of ours as a slip, but what others go by.
-_OTHERS = {"APP_MODE", "HTTPS_HOST", "HTTPS_PORT"}
+_OTHERS = {"APP_MODE", "HTTPS_HOST"}
 
 
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
@@ -246,6 +254,7 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
         yield (f"MAX_WORKER_MEMORY={bound}: less than a worker needs, WORKER_MEMORY={least}; allowed: at least {least}")
     if settings.rate_limit_burst is not None and not settings.rate_limit:
         yield f"RATE_LIMIT_BURST={settings.rate_limit_burst}: has no effect without RATE_LIMIT; set both or none"
+    yield from _tls_conflicts(settings)
     workers = settings.max_workers or settings.web_concurrency
     if settings.sticky != "off" and workers != 1:
         yield f"STICKY={settings.sticky}: a replica must be one process; set MAX_WORKERS=1, and scale the replicas"
@@ -301,6 +310,28 @@ def _address_conflicts(settings: Settings, compose: bool) -> Iterator[str]:
         )
 
 
+def _tls_conflicts(settings: Settings) -> Iterator[str]:
+    said = f"TLS={settings.tls}"
+    if settings.tls == "off":
+        if settings.http3 == "on":
+            yield "HTTP3=on: has no effect without TLS; set both or none"
+        return
+    if settings.http_port == settings.https_port:
+        yield f"HTTPS_PORT={settings.https_port}: is HTTP_PORT as well; allowed: another port"
+    if settings.tls == "files" and not settings.tls_folder:
+        yield f"{said}: needs TLS_FOLDER, the folder in which {settings.tls_certificate} and {settings.tls_key} are"
+    if settings.tls == "acme":
+        if not settings.server_name:
+            yield f"{said}: needs SERVER_NAME, the names that the certificate is for"
+        elif "*" in settings.server_name:
+            yield (
+                f"SERVER_NAME={settings.server_name}: no certificate for a pattern can be had in this way; "
+                "allowed: the names themselves, or TLS=files"
+            )
+        if not settings.acme_email:
+            yield f"{said}: needs ACME_EMAIL, your address for the certificate authority, whose terms you agree to"
+
+
 def _is_application(filename: str) -> bool:
     libraries = ("<", sysconfig.get_path("stdlib"))
     ours = Path(filename).parent == Path(__file__).parent
@@ -334,6 +365,8 @@ def main() -> None:
     environ = with_files(os.environ)
     refuse(problems(environ, compose="--compose" in sys.argv[1:]))
     settings = Settings.from_environ(environ)
+    if "--compose" in sys.argv[1:]:
+        refuse([line for line in [overlay_problem(settings.tls, environ.get("COMPOSE_TLS", "off"))] if line])
     cgroup = Cgroup.of()
     workers = worker_count(settings, cgroup)
     sys.path.insert(0, os.getcwd())

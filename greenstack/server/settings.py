@@ -28,6 +28,9 @@ UPSTREAM_KEEP_ALIVE_MAX = 3000  # ms; for how long a drain must wait for nginx's
 DRAIN_MARGIN = 1.0  # s that a drain lasts longer than nginx keeps an idle connection
 EXIT_MARGIN = 1.5  # s: a worker accepts for about 1 s before it drains, and the lifespan's end takes time as well
 
+# Defaults that TLS changes: where browsers, and the certificate authority's questions, come.
+TLS_DEFAULTS = {"HTTP_HOST": "0.0.0.0", "HTTP_PORT": "80"}  # noqa: S104 - in front of everything
+
 
 def parse_size(value: str) -> int:
     """Return the bytes of a size as Docker and nginx write it (`512m`, `1g`, `0`); ValueError otherwise."""
@@ -44,6 +47,11 @@ def parse_duration(value: str) -> int:
         raise ValueError("not a duration")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def speaks_tls(environ: Mapping[str, str]) -> bool:
+    """Tell whether `environ` says that nginx speaks HTTPS."""
+    return environ.get("TLS") in ("files", "acme")
 
 
 def fill_in_hostname(text: str) -> str:
@@ -138,6 +146,14 @@ ServerNames = Annotated[str, _matching(r"[A-Za-z0-9*.-]+( [A-Za-z0-9*.-]+)*", "n
 Origins = Annotated[
     str, _matching(r"(\*|https?://[A-Za-z0-9.:\[\]-]+( https?://[A-Za-z0-9.:\[\]-]+)*)", "not a list of origins")
 ]
+FilePath = Annotated[
+    str, _matching(r"(?!.*\.\./)[A-Za-z0-9_-][A-Za-z0-9._/-]*", "not a path, or one that leads elsewhere")
+]
+Folder = Annotated[str, _matching(r"(/|\./)[A-Za-z0-9._/@+-]*", "not a path that begins with / or ./")]
+StaticPath = Annotated[str, _matching(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", "not a path")]
+StaticFolder = Annotated[str, _matching(r"(\.?/)?[A-Za-z0-9._/@+-]+", "not a path or a volume's name")]
+HttpsUrl = Annotated[str, _matching(r"https://[!-~]+", "not an https URL")]
+Email = Annotated[str, _matching(r"[^@\s]+@[^@\s]+", "not an e-mail address")]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
 SystemPackages = Annotated[str, _matching(r"([a-z0-9][a-z0-9+.:-]*( |$))*", "not a list of packages")]
 Number = Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")]
@@ -280,14 +296,57 @@ class Settings(BaseModel):
     """What binds a client to a replica, for applications that keep sessions in a process: a cookie that nginx sets, or
     the client's address. Needs `MAX_WORKERS=1`; more processes are more replicas"""
 
+    gzip: Literal["on", "off"] = _setting("nginx", "on")
+    """Compress JSON, HTML, CSS, JavaScript and SVG for clients that can read it; never event streams"""
+
+    response_cache: BodySize = _setting("nginx", "0", "a size like 100m")
+    """Disk for answers that the application marks as cacheable (`Cache-Control: max-age=60`): nginx gives them out by
+    itself, but not to requests with cookies or `Authorization`; 0: none"""
+
+    static_path: StaticPath | None = _setting("nginx", None, "a path like /static")
+    """Paths below it are files in `STATIC_FOLDER`, which nginx answers by itself; unset: none"""
+
+    tls: Literal["off", "files", "acme"] = _setting("nginx", "off")
+    """HTTPS, and what belongs to it: port 443, a redirect from port 80, HSTS, HTTP/2. `files`: with a certificate that
+    you have; `acme`: with one that certbot gets and renews"""
+
+    tls_certificate: FilePath = _setting("nginx", "fullchain.pem", "a path of letters, digits and . _ - /")
+    """`TLS=files`: the certificate and its chain (PEM), in `TLS_FOLDER`"""
+
+    tls_key: FilePath = _setting("nginx", "privkey.pem", "a path of letters, digits and . _ - /")
+    """`TLS=files`: its private key (PEM), in `TLS_FOLDER`; it may be the same file"""
+
+    # Two years, as Mozilla advises.
+    hsts_max_age: Whole = _setting("nginx", 63072000, ge=0, le=10**9)
+    """With TLS: seconds for which a browser that came once uses HTTPS alone (HSTS); 0: it is not told to. An
+    application that sends this header itself wins"""
+
+    http3: Literal["on", "off"] = _setting("nginx", "off")
+    """With TLS: HTTP/3 as well, over UDP; its connections do not outlive a change of nginx's settings"""
+
     # --- Compose
+    https_port: Whole = _setting("compose", 443, edge=True, ge=1, le=65535)
+    """With TLS: the port for HTTPS"""
+
+    tls_folder: Folder | None = _setting("compose", None, "a path that begins with / or ./")
+    """`TLS=files`: the folder that nginx reads the certificate from, as user 101"""
+
+    static_folder: StaticFolder = _setting("compose", "static", "a path that begins with / or ./, or a volume's name")
+    """Where the files for `STATIC_PATH` are"""
+
+    acme_email: Email | None = _setting("compose", None, "an e-mail address")
+    """`TLS=acme`: where the certificate authority reaches you; giving it means agreeing to the authority's terms"""
+
+    acme_server: HttpsUrl | None = _setting("compose", None, "an https URL")
+    """`TLS=acme`: the directory of the certificate authority; unset: certbot's own choice, Let's Encrypt"""
+
     http_host: Annotated[str, _checked_by(_published_address)] = _setting(
         "compose", "127.0.0.1", "an IP address, IPv6 in brackets"
     )
-    """Where the stack answers: address that nginx is published on"""
+    """Where the stack answers: address that nginx is published on; with TLS every address, unless it is set"""
 
     http_port: Whole = _setting("compose", 8080, ge=1, le=65535)
-    """Where the stack answers: port"""
+    """Where the stack answers: port; with TLS 80, unless it is set, and what comes there is sent on to HTTPS"""
 
     stop_grace_period: Duration = _setting("compose", "250s", "a duration like 250s")
     """How long Docker waits for the app to stop before it kills it"""
@@ -332,7 +391,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value != "" or name in ("ACCESS_LOG", "ERROR_LOG")}
+        given = {name: value for name, value in values.items() if value != "" or name in ("ACCESS_LOG", "ERROR_LOG")}
+        return (TLS_DEFAULTS if speaks_tls(given) else {}) | given
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:

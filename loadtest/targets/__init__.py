@@ -15,6 +15,7 @@ from loadtest.targets.worker_probe import Snapshot
 
 READY_DEADLINE = 90  # s; longer starts are a fault of the application, and no run would fit into minutes
 PAUSE = 0.05  # s between two attempts
+PLAIN = {"TLS": "off", "HTTP3": "off"}  # HTTPS costs the same with every worker count, so it is left out
 NGINX_MEMORY = 30 << 20  # bytes
 MEMORY_SHARE = 0.8  # of what is free; the rest is for the load
 

@@ -14,7 +14,7 @@ from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
 from loadtest.generator import free_port
 from loadtest.schedule import Kind
-from loadtest.targets import READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
+from loadtest.targets import PLAIN, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
 
 # One for each checkout, as another's experiment is not ours to replace.
@@ -41,6 +41,7 @@ class ComposeStack(OwnStacks):
 
     def _compose(self, workers: int) -> docker.Compose:
         own = {"COMPOSE_PROJECT_NAME": f"{PROJECT}-{workers}", "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(free_port())}
+        own |= PLAIN
         own["TAG"] = f"{self.environment.values.get('TAG') or 'latest'}-loadtest"  # images of its own, too
         if workers:
             own["MAX_WORKERS"] = str(workers)

@@ -18,7 +18,7 @@ from greenstack.cli import ROOT, check_env, local
 from greenstack.cli.environment import Environment
 from loadtest.generator import free_port, last_line
 from loadtest.schedule import Kind
-from loadtest.targets import PAUSE, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
+from loadtest.targets import PAUSE, PLAIN, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
 
 # In compose.yaml nginx has a quarter of the application's weight: 1024 / 1.25^6 (the kernel's sched_prio_to_weight).
@@ -114,6 +114,8 @@ class Stack:
                 "NGINX_LISTEN": listen,
                 "BIND": bind,
                 "HOST_ADDRESSES": local.HOST_ADDRESSES,
+                **PLAIN,
+                "STATIC_FILES": str(ROOT / (self.environ.get("STATIC_FOLDER") or ".")),
             }
             self.nginx = self._launch("nginx", ["sh", str(ROOT / "nginx/entrypoint")], own)
             _yield_cpu(self.nginx.pid)

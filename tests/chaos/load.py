@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Self
+from typing import Protocol, Self
 
 from tests.support import wait
 from tests.support.http import Address, Connection, LostError, Request, Response, ask
@@ -90,12 +90,23 @@ def half_posts(run: str, longest: float = 2.5) -> Callable[[int], Request]:
     return make
 
 
+class Client(Protocol):
+    """What a user of the load sends its requests with: tests.support.http.Connection, or one that speaks TLS."""
+
+    reused: bool
+
+    async def request(self, request: Request) -> Response: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Load:
     """A running load; a context manager that starts it in a thread of its own and ends it.
 
     `rate` requests a second are due at even distances, whatever the answers do, over `connections`
     keep-alive connections; a request that finds them all busy is late, and its latency says so. The
-    connections come from the addresses `sources` in turn, which for a server are so many clients.
+    connections come from the addresses `sources` in turn, which for a server are so many clients. `connect` makes
+    them, where they are others than plain HTTP/1.1.
     """
 
     def __init__(
@@ -107,10 +118,12 @@ class Load:
         timeout: float = 30,
         make: Callable[[int], Request] | None = None,
         sources: Sequence[str | None] = (None,),
+        connect: Callable[[Address], Client] | None = None,
     ) -> None:
         self.address, self.rate, self.connections, self.timeout = address, rate, connections, timeout
         self.make = make or half_posts(uuid.uuid4().hex[:8])
         self.sources = sources
+        self.connect = connect
         self.result = Result()
         self._tickets = count()
         self._stop = threading.Event()
@@ -141,7 +154,7 @@ class Load:
         await asyncio.gather(*(self._user(start, source) for source in sources))
 
     async def _user(self, start: float, source: str | None) -> None:
-        connection = Connection(self.address, source)
+        connection: Client = self.connect(self.address) if self.connect else Connection(self.address, source)
         # All users draw from one row of tickets; who draws one is idle and waits until it is due.
         for number in self._tickets:
             due = start + number / self.rate
@@ -150,9 +163,9 @@ class Load:
             if self._stop.is_set():
                 break
             await self._one(connection, self.make(number), due)
-        connection.close()
+        await connection.aclose()
 
-    async def _one(self, connection: Connection, request: Request, due: float) -> None:
+    async def _one(self, connection: Client, request: Request, due: float) -> None:
         sent = time.monotonic()
         response = None
         if request.id:

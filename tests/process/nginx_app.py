@@ -17,6 +17,9 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 KEEP_ALIVE = 1.0  # s; what the tests tell nginx
+ANSWERED = (  # headers that are answered as the query says
+    "Content-Type", "Cache-Control", "Set-Cookie", "Strict-Transport-Security", "X-Accel-Buffering",
+)  # fmt: skip
 DRAIN = 0.6 * KEEP_ALIVE + 0.5  # s; longer than nginx keeps an idle connection
 
 
@@ -76,6 +79,8 @@ class App:
         if method == "POST" and path.startswith("/count/"):
             with open(self.journal, "ab", buffering=0) as journal:
                 journal.write(path.removeprefix("/count/").encode() + b"\n")
+        if path == "/stream":
+            return await self.stream(writer, arguments)
         await asyncio.sleep(3600 if path == "/hang" else float(arguments.get("seconds", 0)))
         answer = b"x" * int(arguments["bytes"]) if "bytes" in arguments else json.dumps({
             "app": self.address, "method": method, "target": target, "protocol": protocol, "headers": headers,
@@ -85,6 +90,7 @@ class App:
         writer.write(
             f"HTTP/1.1 {status} Whatever\r\nContent-Length: {len(answer)}\r\nX-Request-ID: the-apps-own\r\n"
             f"X-Large: {'x' * int(arguments.get('head', 1))}\r\n"
+            f"{''.join(f'{name}: {arguments[name]}{chr(13)}{chr(10)}' for name in ANSWERED if name in arguments)}"
             f"Server: app/1.0\r\n{'Connection: close' if self.draining else 'X-Open: yes'}\r\n\r\n".encode()
         )
         writer.write(answer if method != "HEAD" else b"")
@@ -95,6 +101,15 @@ class App:
         with suppress(OSError):
             return int(Path(f"{self.address}.status").read_text())
         return 200
+
+    async def stream(self, writer: asyncio.StreamWriter, arguments: dict[str, str]) -> bool:
+        """Answer with a first piece of a stream, and never with a second."""
+        lines = [f"{name}: {arguments[name]}\r\n" for name in ANSWERED if name in arguments]
+        writer.write(f"HTTP/1.1 200 OK\r\n{''.join(lines)}Transfer-Encoding: chunked\r\n\r\n".encode())
+        writer.write(b"5\r\nfirst\r\n")
+        await writer.drain()
+        await asyncio.sleep(3600)
+        return False
 
     async def tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Switch protocols and send back whatever comes, which is all that nginx sees of a WebSocket."""

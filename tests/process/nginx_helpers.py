@@ -68,7 +68,7 @@ class Nginx:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run, self.sockets = folder, folder / "run", folder / "sockets"
         self.journal, self.access_log, self.error_log = folder / "journal", folder / "access", folder / "error"
-        self.address = ("127.0.0.1", free_port())
+        self.address, self.tls_address = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
         self.apps: list[App] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.sockets.mkdir(mode=0o777)
@@ -77,7 +77,8 @@ class Nginx:
         """Give the environment that the entrypoint is started with."""
         return {
             "PATH": PATH, "BIND": f"unix:{self.sockets}/{{hostname}}.sock", "KEEP_ALIVE": "1",
-            "NGINX_RUN_DIR": str(self.run), "NGINX_LISTEN": f"127.0.0.1:{self.address[1]}", **settings,
+            "NGINX_RUN_DIR": str(self.run), "NGINX_LISTEN": f"127.0.0.1:{self.address[1]}",
+            "NGINX_LISTEN_TLS": f"127.0.0.1:{self.tls_address[1]}", "CERTIFICATES": str(self.folder), **settings,
         }  # fmt: skip
 
     def start(self, expect: int | None = 200, **settings: str) -> "Nginx":
@@ -101,10 +102,10 @@ class Nginx:
 
     def serving(self) -> bool:
         """Tell whether it is past its own test, in which it listens for a moment as well."""
-        pid_file = self.run / "nginx.pid"
-        return (
-            pid_file.exists() and pid_file.read_text() == f"{self.process and self.process.pid}\n" and self.connects()
-        )
+        with contextlib.suppress(FileNotFoundError):
+            pid = (self.run / "nginx.pid").read_text()
+            return pid == f"{self.process and self.process.pid}\n" and self.connects()
+        return False
 
     def connects(self) -> bool:
         """Tell whether somebody listens on its port."""

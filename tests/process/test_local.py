@@ -15,6 +15,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import certificates
+from tests.support.certificates import NAME, Authority
 from tests.support.ports import free_port, listens
 from tests.support.programs import needs
 from tests.support.wait import until
@@ -36,10 +38,7 @@ app.router.lifespan_context = boom
 
 @app.get"""
 LINE = 'return {"Hello": "World"}'
-needs_nginx = pytest.mark.skipif(
-    not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_ALL") != "1",
-    reason="nginx is not installed",
-)
+needs_nginx = needs("nginx")
 
 
 class Repository:
@@ -266,11 +265,11 @@ def test_an_application_failing_at_start_leaves_nothing(repository: Repository) 
 
 @needs_nginx
 def test_a_start_that_stays_unready_says_what_the_probe_heard(repository: Repository) -> None:
-    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="4")
+    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="10")
     assert status
     assert lines[-2:] == [
         "its health check was answered with 503",
-        "app-1 is not ready after START_TIMEOUT=4 seconds: its log is above",
+        "app-1 is not ready after START_TIMEOUT=10 seconds: its log is above",
     ]
     repository.assert_gone()
 
@@ -478,3 +477,36 @@ def test_prometheus_comes_and_goes(repository: Repository) -> None:
         assert probe.connect_ex(("127.0.0.1", port)), "Prometheus has gone"
     repository.ok("down")
     assert not repository.processes()
+
+
+@needs_nginx
+def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
+    folder, authority = repository.root / "tls", Authority()
+    folder.mkdir()
+    (folder / "root.pem").write_bytes(authority.pem)
+    authority.issue(folder, "other.test")
+    address = ("127.0.0.1", free_port())
+    on = {"TLS": "files", "TLS_FOLDER": "./tls", "SERVER_NAME": NAME, "HTTPS_PORT": str(address[1])}
+    on["HTTP_HOST"] = "127.0.0.1"
+
+    status, lines = repository.refused("up", **on)
+    assert (status, len(repository.processes())) == (2, 0)
+    assert "fullchain.pem cannot be used: SSL: no alternative certificate subject name matches" in lines[-1]
+
+    authority.issue(folder, NAME)
+    assert f"the stack answers at https://{NAME}:{address[1]}/" in repository.ok("up", **on)
+    answer = certificates.get(address, folder / "root.pem", "/items/42?q=foo", http2=True)
+    assert answer.json() == {"item_id": 42, "q": "foo"}
+    assert "starting anew" not in repository.ok("up", HSTS_MAX_AGE="7", **on), "a reload is enough"
+    answer = certificates.get(address, folder / "root.pem")
+    assert answer.headers["strict-transport-security"] == "max-age=7"
+    assert repository.get(host=NAME).headers["location"] == f"https://{NAME}:{address[1]}/"
+    assert "starting anew" in repository.ok("up"), "what follows the certificate cannot be reloaded"
+    assert_serves(repository)
+    repository.ok("down")
+    repository.assert_gone()
+
+
+def test_acme_without_containers_is_refused(repository: Repository) -> None:
+    status, lines = repository.refused("up", TLS="acme", SERVER_NAME=NAME, ACME_EMAIL="a@example.test")
+    assert (status, lines) == (2, ["TLS=acme: certbot needs containers; allowed here: files, off"])

@@ -84,6 +84,10 @@ class Connection:
             self._socket.close()
         self._socket, self._buffer = None, b""
 
+    async def aclose(self) -> None:
+        """The same, for who closes any kind of connection."""
+        self.close()
+
     async def _send(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         self.reused = self._alive()

@@ -283,8 +283,8 @@ def test_only_right_answers_end_the_wait(status: int, body: bytes, complaint: st
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request).start()
-        assert wait.fault(server.server_port, HELLO) == complaint
-    assert "ConnectionRefusedError" in wait.fault(server.server_port, HELLO)
+        assert wait.fault(f"http://127.0.0.1:{server.server_port}", HELLO) == complaint
+    assert "ConnectionRefusedError" in wait.fault(f"http://127.0.0.1:{server.server_port}", HELLO)
 
 
 def result(number: int) -> report.Result:

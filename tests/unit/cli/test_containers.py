@@ -60,6 +60,20 @@ def test_the_other_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("complaint", "line"),
+    [
+        ("Bind for 0.0.0.0:8443 failed: port is already allocated", "HTTPS_PORT=8443: is in use already"),
+        ("failed to bind host port 0.0.0.0:84430/tcp: address already in use", "HTTP_PORT=81: is in use already"),
+    ],
+)
+def test_the_port_that_is_in_use_is_the_one_named(monkeypatch: pytest.MonkeyPatch, complaint: str, line: str) -> None:
+    values = {"HTTP_PORT": "81", "TLS": "files", "HTTPS_PORT": "8443"}
+    monkeypatch.setattr(Fake, "environment", Environment("", (), values, {}, {}, []))
+    failure = why(monkeypatch, complaint, CHECKED, container("nginx", "created"))
+    assert failure.lines == (f"{line}; allowed: a free port",)
+
+
+@pytest.mark.parametrize(
     ("complaint", "app"),
     [
         ("x-app-1 exited (3)", container("app", "exited", code=3)),
@@ -117,6 +131,8 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     monkeypatch.setattr(containers, "require_nginx", lambda _: None)
     monkeypatch.setattr(containers, "build", lambda _: None)
+    monkeypatch.setattr(containers, "_renew_others", lambda _: None)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     command(cast(Compose, compose))
     assert before == [commands]
     assert all(words[-1] == "db" and "--wait" in words for words in compose.commands)
@@ -212,7 +228,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
-    monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
+    monkeypatch.setattr(containers, "_get_images", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
     monkeypatch.setattr(versions, "keep", lambda _: None)
@@ -245,6 +261,22 @@ def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.
     monkeypatch.setattr(rollout, "POLL", 0.0)
     containers._replace_nginx(cast(Compose, Replaced(NGINX)))
     assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
+
+
+def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal it does, where a volume's options have changed, and would wait for ever."""
+    given: list[object] = []
+
+    def run(*_: object, **options: object) -> subprocess.CompletedProcess[str]:
+        given.append(options.get("stdin"))
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Environment, "pass_on", lambda _: None)
+    compose = Compose(Fake.environment, {})
+    compose.run("up")
+    compose.quiet("up")
+    assert given == [subprocess.DEVNULL] * 2
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])

@@ -88,6 +88,43 @@ def test_the_url_can_be_opened(host: str, url: str) -> None:
     assert Environment("", (), {"HTTP_HOST": host, "HTTP_PORT": "81"}, {}, {}, []).url == url
 
 
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({"SERVER_NAME": "example.org www.example.org"}, "https://example.org/"),
+        ({"SERVER_NAME": "*.example.org", "HTTPS_PORT": "8443"}, "https://www.example.org:8443/"),
+        ({}, "https://127.0.0.1/"),
+    ],
+)
+def test_the_url_with_tls_has_a_name(values: dict[str, str], url: str) -> None:
+    assert Environment("", (), {"TLS": "files", **values}, {}, {}, []).url == url
+
+
+def test_tls_changes_where_the_stack_answers() -> None:
+    plain, secure = (Environment("", (), {"TLS": tls}, {}, {}, []) for tls in ("off", "acme"))
+    assert (plain.value("HTTP_HOST"), plain.http_port) == ("127.0.0.1", "8080")
+    assert (secure.value("HTTP_HOST"), secure.http_port) == ("0.0.0.0", "80")
+    assert Environment("", (), {"TLS": "acme", "HTTP_PORT": "81"}, {}, {}, []).http_port == "81"
+
+
+@pytest.mark.parametrize(
+    ("values", "files"),
+    [
+        ({"TLS": "off"}, None),
+        ({"TLS": "acme"}, "compose.yaml:compose.tls-acme.yaml"),
+        ({"TLS": "files", "COMPOSE_FILE": "compose.yaml:mine.yaml"}, "compose.yaml:compose.tls-files.yaml:mine.yaml"),
+        (
+            {"TLS": "acme", "COMPOSE_FILE": "compose.yaml:x:compose.tls-acme.yaml"},
+            "compose.yaml:x:compose.tls-acme.yaml",
+        ),
+    ],
+)
+def test_tls_names_the_compose_file_that_it_needs(values: dict[str, str], files: str | None) -> None:
+    chosen = Environment("", (), values, {}, {}, [])
+    assert docker.Compose(chosen, {}).environ.get("COMPOSE_FILE") == files
+    assert docker.Compose(chosen, {"TLS": "off"}).environ.get("COMPOSE_FILE") is None
+
+
 # --- against the real one
 
 

@@ -14,7 +14,7 @@ def test_generated_files_are_the_present_ones() -> None:
 
 
 def test_nginx_has_a_default_for_all_it_reads() -> None:
-    values = dict(re.findall(r"^([A-Z_]+)=(.*)$", reference.nginx_defaults(), re.MULTILINE))
+    values = dict(re.findall(r"^([A-Z0-9_]+)=(.*)$", reference.nginx_defaults(), re.MULTILINE))
     assert {name for name, info in check.NAMES.items() if read_by_nginx(info)} < values.keys()
     # The entrypoint takes one shell word for each.
     assert not re.search(r"""[\s*?"'$`\\]""", "".join(values.values()))

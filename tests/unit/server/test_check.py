@@ -43,6 +43,14 @@ from greenstack.server.check import bind_problem, import_problem, log_problem, m
         ),
         ("STOP_GRACE_PERIOD", "250", "STOP_GRACE_PERIOD=250: not a duration; allowed: a duration like 250s"),
         ("CPUS", "-1", "CPUS=-1: not a number; allowed: a number like 1.5"),
+        ("TLS", "on", "TLS=on: no such choice; allowed: off, files, acme"),
+        (
+            "TLS_KEY",
+            "../key.pem",
+            "TLS_KEY=../key.pem: not a path, or one that leads elsewhere; allowed: a path of letters, digits and "
+            ". _ - /",
+        ),
+        ("STATIC_PATH", "/", "STATIC_PATH=/: not a path; allowed: a path like /static"),
         ("HTTP_HOST", "here", "HTTP_HOST=here: not an IP address; allowed: an IP address, IPv6 in brackets"),
     ],
 )
@@ -265,6 +273,15 @@ def test_line_breaks_in_a_value_stay_in_its_line() -> None:
         ({"TRUSTED_PROXIES": "10.0.0.1", "HTTP_HOST": "0.0.0.0"}, True, None),
         ({"TRUSTED_PROXIES": "host", "HTTP_HOST": "[::1]"}, True, None),
         ({"FORWARDED_ALLOW_IPS": "*"}, True, None),
+        ({"HTTP3": "on"}, False, "HTTP3=on: has no effect without TLS"),
+        ({"TLS": "files", "HTTP3": "on", "TLS_FOLDER": "./tls"}, True, None),
+        ({"TLS": "files"}, True, "TLS=files: needs TLS_FOLDER, the folder in which fullchain.pem and privkey.pem are"),
+        ({"TLS": "files", "TLS_FOLDER": "/tls", "HTTPS_PORT": "80"}, True, "HTTPS_PORT=80: is HTTP_PORT as well"),
+        ({"TLS": "files", "TLS_FOLDER": "/tls", "TRUSTED_PROXIES": "host"}, True, "at HTTP_HOST=0.0.0.0 others can"),
+        ({"TLS": "acme", "ACME_EMAIL": "a@b"}, True, "TLS=acme: needs SERVER_NAME"),
+        ({"TLS": "acme", "SERVER_NAME": "a.b"}, True, "TLS=acme: needs ACME_EMAIL"),
+        ({"TLS": "acme", "SERVER_NAME": "*.b", "ACME_EMAIL": "a@b"}, True, "SERVER_NAME=*.b: no certificate for a"),
+        ({"TLS": "acme", "SERVER_NAME": "a.b c.d", "ACME_EMAIL": "a@b"}, True, None),
         ({"MAX_WORKERS": "15"}, True, None),
         (
             {"MAX_WORKERS": "16"},
@@ -283,6 +300,16 @@ def test_settings_that_contradict_each_other(environ: dict[str, str], compose: b
     lines = problems(environ, compose=compose)
     assert len(lines) == (fault is not None)
     assert fault is None or fault in lines[0]
+
+
+def test_compose_files_that_tls_needs_are_named() -> None:
+    assert check.overlay_problem("off", "off") is None
+    assert check.overlay_problem("acme", "acme") is None
+    assert check.overlay_problem("acme", "off") == (
+        "TLS=acme: needs other Compose files; set COMPOSE_FILE=compose.yaml:compose.tls-acme.yaml, or start it with "
+        "make up"
+    )
+    assert "COMPOSE_FILE=compose.yaml, " in str(check.overlay_problem("off", "acme"))
 
 
 def test_a_contradiction_with_a_bad_value_is_not_said_twice() -> None:

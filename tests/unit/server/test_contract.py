@@ -81,9 +81,9 @@ def test_nginx_and_compose_agree_on_the_socket() -> None:
 
 
 def test_nginx_reads_what_it_is_told() -> None:
-    files = ("entrypoint", "derive.sh", "follow.sh", "count.sh", "templates/nginx.conf")
+    files = ("entrypoint", "derive.sh", "follow.sh", "count.sh", "certificate.sh", "templates/nginx.conf")
     text = "".join((ROOT / "nginx" / file).read_text() for file in files)
-    assert passed_on("nginx").keys() - {"TZ"} <= set(re.findall(r"\b[A-Z_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
+    assert passed_on("nginx").keys() - {"TZ"} <= set(re.findall(r"\b[A-Z0-9_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
 
 
 def test_defaults_that_compose_needs_are_the_settings_own() -> None:
@@ -91,6 +91,18 @@ def test_defaults_that_compose_needs_are_the_settings_own() -> None:
     expected = {name: {str(Settings.model_fields[name.lower()].default).lower()} for name in ours}
     assert ours == expected
     assert ours.keys() >= {"STOP_GRACE_PERIOD", "MEMORY_LIMIT", "CPUS", "PIDS_LIMIT", "HTTP_HOST", "HTTP_PORT"}
+
+
+@pytest.mark.parametrize("tls", ["files", "acme"])
+def test_compose_files_for_tls_have_its_defaults(tls: str) -> None:
+    text = (ROOT / f"compose.tls-{tls}.yaml").read_text()
+    settings = Settings.from_environ({"TLS": tls})
+    knobs = {name: value for name, value in KNOB.findall(text) if name.lower() in Settings.model_fields}
+    assert knobs == {"HTTP_PORT": str(settings.http_port), "HTTPS_PORT": str(settings.https_port)}
+    # All addresses of both families, unless one is named.
+    assert settings.http_host == "0.0.0.0"
+    assert text.count('"${HTTP_HOST:+${HTTP_HOST}:}$') == text.count(":8080") + text.count(":8443") == 3
+    assert f"COMPOSE_TLS: {tls}" in text
 
 
 def test_every_knob_has_one_default() -> None:

@@ -1,0 +1,85 @@
+# shellcheck shell=sh disable=SC2154 # the entrypoint sets the rest
+# Follows the certificate's files, in the background, for as long as nginx lives. What is new is tried first: by an
+# nginx of its own (is it a certificate, is the key its own?), which curl then visits by each name (is it for that name,
+# is it of this time, does the chain hold?). Only then a rename puts it where nginx reads it, at its next handshakes.
+# One that is not in order costs a line in the log, and the one before serves on.
+#
+# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; looked is as old as the last look.
+
+case $TLS in
+    acme) CHAIN=$CERTIFICATES/live/stack/fullchain.pem KEY=$CERTIFICATES/live/stack/privkey.pem ;;
+    *) CHAIN=$CERTIFICATES/$TLS_CERTIFICATE KEY=$CERTIFICATES/$TLS_KEY ;;
+esac
+SAID=''
+
+collect() { # writes chain and key into candidate.pem, or says why it cannot
+    for FILE in "$CHAIN" "$KEY"; do
+        [ -e "$FILE" ] || { echo "$FILE is not there"; return; }
+        [ -r "$FILE" ] || { echo "$FILE cannot be read by user $(id -u)"; return; }
+    done
+    (
+        umask 077
+        {
+            cat "$CHAIN"
+            echo # for files that do not end with a line break
+            [ "$CHAIN" = "$KEY" ] || cat "$KEY"
+        } >"$NGINX_RUN_DIR/candidate.pem"
+    )
+}
+
+try_out() { # says why candidate.pem cannot be used
+    LOG=$NGINX_RUN_DIR/trial.log
+    nginx -t -q -e stderr -c "$NGINX_RUN_DIR/trial.conf" 2>"$LOG" || {
+        REASON=$(sed -n '1s/.* routines::\([^:)]*\).*/\1/p' "$LOG") # OpenSSL's own words, without where it says them
+        echo "${REASON:-$(head -n 1 "$LOG")}"
+        return
+    }
+    # The last of the chain stands for the authority: that the others lead to it is what can be seen from here.
+    awk '/BEGIN CERTIFICATE/ { one = "" } { one = one $0 "\n" } /END CERTIFICATE/ { last = one } END { printf "%s", last }' \
+        "$NGINX_RUN_DIR/candidate.pem" >"$NGINX_RUN_DIR/trial.ca"
+    rm -f "$NGINX_RUN_DIR/trial.sock"
+    nginx -e stderr -c "$NGINX_RUN_DIR/trial.conf" >/dev/null 2>&1 &
+    TRIAL=$!
+    while kill -0 $TRIAL 2>/dev/null && [ ! -S "$NGINX_RUN_DIR/trial.sock" ]; do sleep 0.1; done
+    # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
+    for NAME in $(echo "$SERVER_NAME" | sed 's/\*/any/g; s/^\.//; s/ \./ /g'); do
+        curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
+            --cacert "$NGINX_RUN_DIR/trial.ca" --unix-socket "$NGINX_RUN_DIR/trial.sock" "https://$NAME/" 2>"$LOG" ||
+            { sed -n '1s/^curl: ([0-9]*) //p' "$LOG"; break; }
+    done
+    kill $TRIAL 2>/dev/null
+    wait $TRIAL 2>/dev/null
+}
+
+renew() { # leaves in FAULT why what the folder has is not in use
+    : >"$NGINX_RUN_DIR/looked"
+    FAULT=$(collect)
+    if [ -z "$FAULT" ] && cmp -s "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"; then
+        SAID=''
+        return
+    fi
+    [ -n "$FAULT" ] || FAULT=$(try_out)
+    if [ -z "$FAULT" ]; then
+        mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
+        say "the certificate in $CHAIN is in use"
+    elif [ "$FAULT" != "$SAID" ]; then
+        if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi
+        say "the certificate in $CHAIN cannot be used: $FAULT; $THEN"
+    fi
+    SAID=$FAULT
+}
+
+follow_certificate() { # in the background, but once before nginx listens, so that its first client finds it
+    LOOKS=0
+    set +e # a failed command must not end the watch
+    renew
+    while kill -0 $$ 2>/dev/null; do
+        # A new file is seen by its time at once, and one that was given an old time at every fifth look.
+        if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then sleep 2; else sleep 0.5; fi
+        LOOKS=$(((LOOKS + 1) % 5))
+        if [ "$LOOKS" = 0 ] || [ "$CHAIN" -nt "$NGINX_RUN_DIR/looked" ] || [ "$KEY" -nt "$NGINX_RUN_DIR/looked" ]; then
+            renew
+        fi
+    done &
+    set -e
+}

@@ -1,0 +1,106 @@
+"""What certbot is told, and what is said of its answers."""
+
+from pathlib import Path
+
+import pytest
+
+from certbot import keep
+
+DNS = """Saving debug log to /tmp/certbot/letsencrypt.log
+Requesting a certificate for example.org
+
+Certbot failed to authenticate some domains (authenticator: webroot). The Certificate Authority reported these problems:
+  Identifier: example.org
+  Type:   dns
+  Detail: DNS problem: NXDOMAIN looking up A for example.org
+
+Hint: The Certificate Authority failed to download the temporary challenge files created by Certbot.
+
+Some challenges have failed.
+Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
+"""
+DOWN = """Saving debug log to /tmp/certbot/letsencrypt.log
+An unexpected error occurred:
+requests.exceptions.ConnectionError: no route to host
+Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        (DNS, "example.org: dns: DNS problem: NXDOMAIN looking up A for example.org"),
+        (DOWN, "requests.exceptions.ConnectionError: no route to host"),
+        ("", "certbot says nothing"),
+    ],
+)
+def test_fault_is_one_line(output: str, fault: str) -> None:
+    assert keep.explain(output) == fault
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(keep, "FOLDER", tmp_path)
+    monkeypatch.setenv("ACME_EMAIL", "a@example.org")
+    monkeypatch.delenv("ACME_SERVER", raising=False)
+    (tmp_path / "renewal").mkdir()
+    return tmp_path
+
+
+def test_one_certificate_for_all_names(folder: Path) -> None:
+    command = keep.command(["example.org", "www.example.org"], force=False)
+    assert [command[at + 1] for at, word in enumerate(command) if word == "--domain"] == [
+        "example.org",
+        "www.example.org",
+    ]
+    assert "--keep-until-expiring" in command
+    assert "--server" not in command
+    assert "--force-renewal" in keep.command(["example.org"], force=True)
+
+
+def test_another_authority_is_asked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = folder / "renewal/stack.conf"
+    kept.write_text("[renewalparams]\nserver = https://staging.example/dir\n")
+    monkeypatch.setenv("ACME_SERVER", "https://staging.example/dir")
+    assert "--keep-until-expiring" in keep.command(["example.org"], force=False)
+    monkeypatch.setenv("ACME_SERVER", "https://real.example/dir")
+    assert "--force-renewal" in keep.command(["example.org"], force=False)
+    monkeypatch.delenv("ACME_SERVER")
+    assert "--force-renewal" in keep.command(["example.org"], force=False)
+
+
+class Waiting:
+    """In place of the event that ends a pause: nothing ends one, and the last one ends the program."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pauses: list[float] = []
+
+    def is_set(self) -> bool:
+        return False
+
+    def clear(self) -> None:
+        pass
+
+    def wait(self, pause: float) -> None:
+        self.pauses.append(pause)
+        if len(self.pauses) == self.count:
+            raise SystemExit
+
+
+def test_retries_become_rare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = [*["down"] * 10, "", "down"]
+    waiting = Waiting(len(attempts))
+    monkeypatch.setenv("SERVER_NAME", "example.org")
+    monkeypatch.setattr(keep, "WEBROOT", folder / "webroot")
+    monkeypatch.setattr(keep, "TRIED", folder / "tried")
+    monkeypatch.setattr(keep, "wait_for_nginx", lambda _: None)
+    monkeypatch.setattr(keep, "valid_until", lambda: "then")
+    monkeypatch.setattr(keep, "attempt", lambda *_, **__: attempts[len(waiting.pauses)])
+    monkeypatch.setattr("threading.Event", lambda: waiting)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        keep.main()
+    assert waiting.pauses[:4] == [120, 240, 480, 960]
+    assert waiting.pauses[8:] == [21600, 21600, keep.INTERVAL, 120]
+    assert (folder / "tried").read_text() == "down"

@@ -15,7 +15,7 @@ import pytest
 from greenstack.server.settings import Settings
 from tests.conftest import Start
 from tests.container.conftest import QUICK
-from tests.support.compose import Stack, docker
+from tests.support.compose import ROOT, Stack, bare_environment, docker, run
 from tests.support.wait import until
 
 # Sockets.
@@ -44,7 +44,7 @@ ELSEWHERE = {
     "STICKY", "CORS_ORIGINS", "UNDERSCORES_IN_HEADERS", "HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT",
     "PRE_DEPLOY", "STATIC_PATH", "STATIC_FOLDER", "RESPONSE_CACHE", "GZIP",
     "TLS", "TLS_CERTIFICATE", "TLS_KEY", "TLS_FOLDER", "HTTPS_PORT", "HTTP3", "HSTS_MAX_AGE", "ACME_EMAIL",
-    "ACME_SERVER",
+    "ACME_SERVER", "METRICS", "METRICS_PORT", "METRICS_RETENTION",
 }  # fmt: skip
 
 
@@ -79,6 +79,14 @@ import json, pathlib
 stats = [p.read_text().rpartition(")")[2].split() + [p.parent.name] for p in pathlib.Path("/proc").glob("[0-9]*/stat")]
 print(json.dumps([int(stat[-1]) for stat in stats if stat[1] == "1"]))
 """
+
+
+def test_metrics_retention() -> None:
+    environ = bare_environment() | {"METRICS_RETENTION": "48h"}
+    command = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+    config = json.loads(run(command, environ, ROOT).stdout)
+    commands = [service.get("command") or [] for service in config["services"].values()]
+    assert any("--storage.tsdb.retention.time=48h" in command for command in commands)
 
 
 def test_every_setting_is_changed_somewhere() -> None:

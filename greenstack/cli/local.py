@@ -167,7 +167,7 @@ def tls_address(environment: Environment) -> str:
 def up(environment: Environment) -> None:
     """Start the stack, or bring the one that runs up to date without loss, and wait until it answers."""
     if environment.metrics and has_prometheus() and not daemon.running("prometheus"):
-        _require_free(f"127.0.0.1:{environment.metrics_port}", "METRICS_PORT")
+        _require_metrics_ports(environment)
     _up(environment)
     _measure(environment)
 
@@ -392,6 +392,18 @@ def _require_tls(environment: Environment) -> None:
 def _ours(address: str) -> bool:
     """Return whether the stack that runs holds the port of `address`."""
     return _ADDRESS.is_file() and address.rpartition(":")[2] == _ADDRESS.read_text().rpartition(":")[2]
+
+
+def _require_metrics_ports(environment: Environment) -> None:
+    _require_free(f"127.0.0.1:{environment.metrics_port}", "METRICS_PORT")
+    # An nginx that runs may be the one that listens there.
+    following = _metrics_listen(Settings.from_environ(environment.values))
+    if not daemon.running("nginx") and check.bind_problem(following):
+        raise CommandError(
+            f"METRICS_PORT={environment.metrics_port}: nginx tells its numbers at the port after it, which is in use; "
+            "allowed: two free ports in a row",
+            status=REFUSED,
+        )
 
 
 def _require_free(address: str, setting: str = "HTTP_PORT") -> None:

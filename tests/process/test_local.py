@@ -457,9 +457,31 @@ def test_top_shows_what_it_does(repository: Repository) -> None:
     assert repository.refused("top") == (1, ["nothing runs: make up"])
 
 
+def two_free_ports() -> int:
+    """Return the first of two ports in a row."""
+
+    def found() -> int | None:
+        port = free_port()
+        with socket.socket() as probe:
+            return port if probe.connect_ex(("127.0.0.1", port + 1)) and port + 1 < 65535 else None
+
+    return until(found, "two free ports in a row")
+
+
+@needs("nginx", "prometheus")
+def test_prometheus_needs_two_ports(repository: Repository) -> None:
+    port = two_free_ports()
+    for taken in (port, port + 1):
+        with socket.create_server(("127.0.0.1", taken)):
+            status, lines = repository.refused("up", METRICS="on", METRICS_PORT=str(port))
+            assert status == 2
+            assert lines[-1].startswith(f"METRICS_PORT={port}: ")
+    assert not repository.processes()
+
+
 @needs("nginx", "prometheus")
 def test_prometheus_comes_and_goes(repository: Repository) -> None:
-    port = free_port()
+    port = two_free_ports()
     metrics = {"METRICS": "on", "METRICS_PORT": str(port)}
     said = repository.ok("up", **metrics)
     page = f"http://127.0.0.1:{port}/consoles/index.html"

@@ -197,14 +197,13 @@ class Connection:
         return data[:end], data[end + 2 :]
 
     def _until_closed(self, data: bytes, keep: bool) -> bytes:
-        parts = []
-        while data:
+        parts = [data]  # empty where the head came alone
+        while data := self.socket.recv(CHUNK):
+            self._fits(data)
             if keep:
                 parts.append(data)
-            data = self.socket.recv(CHUNK)
-            self._fits(data)
         self.close()
-        return b"".join(parts)
+        return b"".join(parts) if keep else b""
 
 
 def _length(lower: bytes) -> int | None:

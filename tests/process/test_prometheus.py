@@ -71,8 +71,8 @@ def measuring(stack: local.Stack) -> Iterator[Prometheus]:
         running.kill()
 
 
-def shown(url: str, *options: str, seconds: int = 10) -> str:
-    """Return a page as the browser has it after so many seconds of its own time."""
+def shown(url: str, *options: str, seconds: int = 8) -> str:
+    """Return a page as the browser has it after so many seconds of its own time, between two of its rounds of 5 s."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",

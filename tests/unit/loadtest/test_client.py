@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,7 +21,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @contextlib.contextmanager
 def answering(*answers: bytes | list[bytes], keep: bool = True) -> Iterator[str]:
-    """Answer the n-th request with the n-th of `answers`, a list in pieces; `keep`: the connection stays."""
+    """Answer the n-th request with the n-th of `answers`; `keep`: the connection stays.
+
+    A list is sent in pieces, an empty one being a pause.
+    """
     server = socket.create_server(("127.0.0.1", 0))
     queue = iter(answers)
 
@@ -33,6 +37,7 @@ def answering(*answers: bytes | list[bytes], keep: bool = True) -> Iterator[str]
                         pieces = next(queue)
                         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
                             connection.sendall(piece)
+                            time.sleep(0 if piece else 0.1)  # s, so that what was sent arrives alone
                         if not keep:
                             break
 
@@ -69,7 +74,8 @@ def test_answers_are_read_and_the_connection_is_kept(answer: bytes | list[bytes]
 
 
 def test_an_answer_may_end_with_its_connection() -> None:
-    assert exchange(b"HTTP/1.1 200 OK\r\n\r\nok", b"HTTP/1.0 200 OK\r\n\r\nok", keep=False, count=2) == [b"ok", b"ok"]
+    answers = [b"HTTP/1.1 200 OK\r\n\r\nok", b"HTTP/1.0 200 OK\r\n\r\nok", [b"HTTP/1.1 200 OK\r\n\r\n", b"", b"ok"]]
+    assert exchange(*answers, keep=False, count=3) == [b"ok"] * 3
 
 
 def test_a_closed_connection_is_opened_anew() -> None:

@@ -227,7 +227,13 @@ class Compose:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""
         return subprocess.run(
-            self.command(*arguments), cwd=ROOT, env=self.environ, check=False, text=True, capture_output=True
+            self.command(*arguments),
+            cwd=ROOT,
+            env=self.environ,
+            check=False,
+            text=True,
+            stdin=subprocess.DEVNULL,  # its questions are not seen: without a terminal it goes on, and changes nothing
+            capture_output=True,
         )
 
     def show(self, *arguments: str) -> int:
@@ -243,6 +249,7 @@ class Compose:
             env=self.environ,
             check=False,
             text=True,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

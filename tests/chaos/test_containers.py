@@ -98,7 +98,7 @@ def test_websockets_of_an_nginx_that_leaves_are_told(start: Start, command: tupl
     stack = start({**USUAL, "GRACEFUL_TIMEOUT": "60", "STOP_GRACE_PERIOD": "70s"}, probe=True)
     name, changes = command
     with connect(f"ws://127.0.0.1:{stack.address[1]}/ws") as websocket, ThreadPoolExecutor(1) as pool:
-        websocket.recv(5)
+        websocket.recv(20)
         done = pool.submit(stack.command, name, check=True, **changes)
         with pytest.raises(ConnectionClosed) as closed:
             websocket.recv(50)

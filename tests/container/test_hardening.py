@@ -43,8 +43,9 @@ def write(folder):
         with open(f"{folder}/written", "w"): os.remove(f"{folder}/written")
     except OSError as error: return error.strerror
 names = ["/", "/srv", "/srv/app", "/opt/venv", "/etc", "/usr", "/run", "/tmp", "/var/tmp", "/run/app", "/dev/shm"]
+sockets = os.statvfs("/run/app")
 print(json.dumps({"status": status, "write": {name: write(name) for name in names},
-    "command": open("/proc/1/cmdline").read().split("\\0")}))
+    "sockets": sockets.f_blocks * sockets.f_frsize, "command": open("/proc/1/cmdline").read().split("\\0")}))
 """
 
 
@@ -62,6 +63,7 @@ def test_app_from_inside(default: Stack) -> None:
     places = inside["write"]
     assert {name for name, error in places.items() if error is None} == {"/tmp", "/var/tmp", "/run/app", "/dev/shm"}
     assert {error for error in places.values() if error} == {"Read-only file system"}
+    assert inside["sockets"] <= 1 << 20, "it is memory, and no limit of the container's need be there for it"
     assert inside["command"][:3] == ["python3", "-m", "gunicorn"], "PID 1 is Gunicorn itself, which gets the signals"
 
 

@@ -125,7 +125,7 @@ def test_an_image_is_pulled_from_its_registry(stack: Stack, images: list[str], r
     docker("tag", images[2], name)
     docker("push", "--quiet", name)
     docker("image", "rm", name)
-    stack.command("deploy", IMAGE=images[5])
+    stack.command("deploy", IMAGE=images[3])
     assert "taking the one that is here" not in stack.command("deploy", IMAGE=name)
     assert served(stack) == "v2"
     docker("image", "rm", name)

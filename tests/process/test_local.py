@@ -18,6 +18,7 @@ import pytest
 from tests.support import certificates
 from tests.support.certificates import NAME, Authority
 from tests.support.ports import free_port, listens
+from tests.support.programs import needs
 
 ROOT = Path(__file__).parents[2]
 COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
@@ -36,10 +37,7 @@ app.router.lifespan_context = boom
 
 @app.get"""
 LINE = 'return {"Hello": "World"}'
-needs_nginx = pytest.mark.skipif(
-    not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") and os.environ.get("REQUIRE_ALL") != "1",
-    reason="nginx is not installed",
-)
+needs_nginx = needs("nginx")
 
 
 class Repository:
@@ -266,11 +264,11 @@ def test_an_application_failing_at_start_leaves_nothing(repository: Repository) 
 
 @needs_nginx
 def test_a_start_that_stays_unready_says_what_the_probe_heard(repository: Repository) -> None:
-    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="4")
+    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="10")
     assert status
     assert lines[-2:] == [
         "its health check was answered with 503",
-        "app-1 is not ready after START_TIMEOUT=4 seconds: its log is above",
+        "app-1 is not ready after START_TIMEOUT=10 seconds: its log is above",
     ]
     repository.assert_gone()
 

@@ -78,6 +78,8 @@ def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Pat
 GROWING_APP = """
 import asyncio, os
 
+from tiny.lifespan import lifespan
+
 kept = []
 
 
@@ -90,11 +92,7 @@ async def grow():
 
 async def app(scope, receive, send):
     growing = asyncio.create_task(grow())
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+    await lifespan(receive, send)
 """
 
 

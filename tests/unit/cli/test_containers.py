@@ -122,6 +122,8 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     monkeypatch.setattr(containers, "require_nginx", lambda _: None)
     monkeypatch.setattr(containers, "build", lambda _: None)
+    monkeypatch.setattr(containers, "_renew_others", lambda _: None)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     command(cast(Compose, compose))
     assert before == [commands]
     assert all(words[-1] == "db" and "--wait" in words for words in compose.commands)
@@ -217,7 +219,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     begun: list[str] = []
-    monkeypatch.setattr(containers, "build", lambda _: begun.append("build"))
+    monkeypatch.setattr(containers, "_get_images", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
     monkeypatch.setattr(versions, "keep", lambda _: None)
@@ -250,6 +252,22 @@ def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.
     monkeypatch.setattr(rollout, "POLL", 0.0)
     containers._replace_nginx(cast(Compose, Replaced(NGINX)))
     assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
+
+
+def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal it does, where a volume's options have changed, and would wait for ever."""
+    given: list[object] = []
+
+    def run(*_: object, **options: object) -> subprocess.CompletedProcess[str]:
+        given.append(options.get("stdin"))
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Environment, "pass_on", lambda _: None)
+    compose = Compose(Fake.environment, {})
+    compose.run("up")
+    compose.quiet("up")
+    assert given == [subprocess.DEVNULL] * 2
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])

@@ -6,7 +6,7 @@ GREENSTACK := .venv/bin/python -m greenstack.cli
 # Variables that are given on the command line reach the recipes' environment: make up PROFILE=prod
 
 ##@ Run the stack (PROFILE=dev, prod, loadtest or offline picks env/<profile>.env)
-.PHONY: up down logs ps build config check-env
+.PHONY: up down logs ps top build config check-env
 up: .venv/.cli ## Build and start it, wait until it is healthy, print the URL; without Docker as local processes
 	@$(GREENSTACK) up
 
@@ -18,6 +18,9 @@ logs: .venv/.cli ## Follow its logs
 
 ps: .venv/.cli ## Show what runs
 	@$(GREENSTACK) ps
+
+top: .venv/.cli ## Show live what it does: requests, latencies, workers, memory (q leaves)
+	@$(GREENSTACK) top
 
 build: .venv/.cli ## Build the images
 	@$(GREENSTACK) build
@@ -46,7 +49,7 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)
 
 ##@ Measure it
-.PHONY: loadtest loadtest-ui scenario bench chaos
+.PHONY: loadtest loadtest-ui scenario bench bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
 	@.venv/bin/python -m loadtest
 
@@ -58,6 +61,9 @@ loadtest-ui: .venv/.loadtest .venv/.cli ## The scenario in Locust's web page
 
 bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick instead
 	@.venv/bin/python -m benchmarks
+
+bench-counting: .venv/.loadtest .venv/.cli ## What counting costs a request, beside other ways
+	@.venv/bin/python -m benchmarks.counting
 
 chaos: .venv/.test .venv/.loadtest .venv/.cli ## Break things under load and count the failed requests: the figures of docs/operations.md
 	@.venv/bin/pytest tests/chaos --full -n 0 $(ARGS)

@@ -84,6 +84,9 @@ set +f
 
 # --- What can be switched off: its lines in the template become comments.
 IF_SERVER_NAME='' IF_RATE_LIMIT='' IF_CONNECTION_LIMIT='' IF_CACHE='' IF_STATIC=''
+IF_METRICS_LISTEN='' IF_SOCKETS=''
+[ -n "$NGINX_METRICS_LISTEN" ] || IF_METRICS_LISTEN='#'
+METRICS_PORT=${NGINX_METRICS_LISTEN##*:}
 [ -n "$SERVER_NAME" ] || IF_SERVER_NAME='#'
 [ "$RATE_LIMIT" != 0 ] || IF_RATE_LIMIT='#'
 [ "$CONNECTION_LIMIT" != 0 ] || IF_CONNECTION_LIMIT='#'
@@ -164,7 +167,7 @@ case $BIND in
         APP_SERVERS=$(printf "server unix:$NGINX_RUN_DIR/slots/%s.sock max_fails=0 max_conns=$SLOT_LIMIT;\n        " $SLOTS)
         ;;
     *)
-        SLOTS=''
+        SLOTS='' SOCKET_DIR='' IF_SOCKETS='#'
         APP_SERVERS="server $APP_HOST:${BIND##*:} max_fails=0 max_conns=$CONCURRENCY_LIMIT;"
         # Follow the name's address where this nginx can (1.27.3); otherwise it is looked up once, at start.
         # 2 s, as Docker's own answer is valid for 600 s.

@@ -4,8 +4,8 @@
 # means that slots, the servers of nginx's upstream block, are links to it. A link changes under running nginx
 # processes, so there is no reload, in which idle clients or WebSockets could be lost. docs/operations.md has more.
 #
-# Files: in-use lists the sockets that every request goes to from now on; ready is there while all slots lead to an app;
-# answers/ remembers what each one said.
+# Files: in-use lists the sockets that every request goes to from now on, replicas.json the same for Prometheus' HTTP
+# service discovery; ready is there while all slots lead to an app; answers/ remembers what each one said.
 
 ask() { # SOCKET FORMER-ANSWER: leaves ready, doubtful, refused or waiting in answers/
     CODE=$(curl -s -o /dev/null -m 1 -w '%{http_code}' --unix-socket "$1" http://app/readyz) && STATUS=0 || STATUS=$?
@@ -86,6 +86,9 @@ use() { # SOCKET...: shares the slots out among them, in turn
         NEXT=$1 && shift && set -- "$@" "$NEXT"
     done
     mv -f "$NGINX_RUN_DIR/in-use.new" "$NGINX_RUN_DIR/in-use"
+    awk '{ gsub(".*/|[.]sock$", ""); if ($0 != "") names = names (names ? "," : "") "\"" $0 "\"" }
+        END { print (names ? "[{\"targets\":[" names "]}]" : "[]") }' "$NGINX_RUN_DIR/in-use" >"$NGINX_RUN_DIR/replicas.new"
+    mv -f "$NGINX_RUN_DIR/replicas.new" "$NGINX_RUN_DIR/replicas.json"
     [ -z "$READY" ] || : >"$NGINX_RUN_DIR/ready"
 }
 
@@ -108,6 +111,7 @@ follow # once before nginx listens, so that restarting it beside a running app a
 while kill -0 $$ 2>/dev/null; do
     if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi
     follow
+    count
     # nginx writes its pid once it listens, and removes its sockets first when it stops.
     if [ -z "$LEAVING" ] && [ -e "$NGINX_RUN_DIR/nginx.pid" ] && [ ! -S "$NGINX_RUN_DIR/internal.sock" ]; then
         LEAVING=1 && leave

@@ -2,12 +2,13 @@
 # Builds stand-ins for the official base images from Debian packages, for a machine that reaches a Debian
 # archive but no container registry.
 #
-#   tools/debian-images.sh                 both
+#   tools/debian-images.sh                 those of the stack itself, python and nginx
 #   tools/debian-images.sh python nginx    the named ones
 #   FORCE=1 tools/debian-images.sh nginx   again, though it exists (for security updates, say)
 #
 #   python → greenstack/python:3.14-debian  instead of python:3.14-slim-trixie
 #   nginx  → greenstack/nginx:1.30-debian   instead of nginx:1.30-alpine
+#   prometheus → greenstack/prometheus:3.5-debian  instead of prom/prometheus:v3.5.3
 #
 # Wants Debian, root and a running engine (tools/engine.sh). Each takes about half a minute.
 set -eu
@@ -48,12 +49,20 @@ build_nginx() {
         --change 'CMD ["nginx", "-g", "daemon off;"]' "$tmp/nginx.tar" "$1"
 }
 
+build_prometheus() {
+    # Its own web pages need scripts that Debian has in other packages; ours needs none.
+    bootstrap prometheus prometheus,ca-certificates --dpkgopt='path-exclude=/usr/share/javascript/*' \
+        --dpkgopt='path-exclude=/usr/share/fonts/*'
+    docker import --change "$PATHS" --change 'CMD ["prometheus"]' "$tmp/prometheus.tar" "$1"
+}
+
 # image NAME: builds one image, unless it is there.
 image() {
     case $1 in
         python) tag=greenstack/python:3.14-debian ;;
         nginx) tag=greenstack/nginx:1.30-debian ;;
-        *) die "unknown image '$1': python or nginx" ;;
+        prometheus) tag=greenstack/prometheus:3.5-debian ;;
+        *) die "unknown image '$1': python, nginx or prometheus" ;;
     esac
     if [ -z "${FORCE:-}" ] && docker image inspect "$tag" >/dev/null 2>&1; then
         say "$tag exists (FORCE=1 builds it again)"

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +23,21 @@ class Base:
     variable: str
     stand_in: str
     built_by: str
-    unless: str
+    unless: str = ""
 
 
 BASES = (
     Base("PYTHON_IMAGE", "greenstack/python:3.14-debian", "python", "IMAGE"),
     Base("NGINX_BASE_IMAGE", "greenstack/nginx:1.30-debian", "nginx", "EDGE_IMAGE"),
 )
+PROMETHEUS = Base("PROMETHEUS_IMAGE", "greenstack/prometheus:3.5-debian", "prometheus")
 
 
 def choices(environment: Environment) -> dict[str, str]:
     """Return the variables that make the builds work here. Base images are pulled or built if need be."""
     variables = _ca_bundle(environment)
-    for base in (base for base in BASES if not environment.values.get(base.unless)):
+    bases = (*BASES, PROMETHEUS) if environment.metrics else BASES
+    for base in (base for base in bases if _needs(environment.values, base)):
         chosen = environment.values.get(base.variable)
         image = chosen or _base_image(base)
         if image == base.stand_in and not docker.has_image(image) and not docker.send(image):
@@ -42,6 +45,11 @@ def choices(environment: Environment) -> dict[str, str]:
         if not chosen:
             variables[base.variable] = image
     return variables
+
+
+def _needs(values: Mapping[str, str], base: Base) -> bool:
+    # certbot's image is made of the application's base, too.
+    return not values.get(base.unless) or (base.built_by == "python" and values.get("TLS") == "acme")
 
 
 def _base_image(base: Base) -> str:

@@ -19,7 +19,7 @@ from greenstack.cli.versions import Version
 from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
-OURS = ("check", "app", "nginx", "certbot")  # the services of compose.yaml and of its overlays
+OURS = ("check", "app", "nginx", "certbot", "prometheus")  # the services of compose.yaml and of its overlays
 CERTIFICATE_DEADLINE = 10  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
 ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
 BUILDING = "building the images"
@@ -108,6 +108,7 @@ def up(compose: Compose) -> None:
         done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
         if done.returncode:
             raise why(compose, done.stderr)
+        _end_prometheus(compose)
     versions.keep(compose)
     if compose.environment.values.get("TLS") == "acme":
         _await_certificate(compose)
@@ -127,6 +128,15 @@ def _await_certificate(compose: Compose) -> None:
         say("the certificate of before serves on")
     elif not wait_until(in_use, CERTIFICATE_DEADLINE, rollout.POLL):
         raise CommandError(*docker.last_words(nginx.id), "nginx does not take the certificate: its log is above")
+
+
+def _end_prometheus(compose: Compose) -> None:
+    """Remove it where it does not belong to the stack any more: Compose leaves what is in no profile of the call."""
+    ids = [container.id for container in compose.containers() if container.service == "prometheus"]
+    if ids and not compose.environment.metrics and "prometheus" not in compose.services():
+        say("METRICS is off: Prometheus is removed, what it has measured stays")
+        docker.output("stop", *ids)
+        docker.output("rm", *ids)
 
 
 def _get_images(compose: Compose) -> None:
@@ -270,8 +280,11 @@ def _port_is_taken(complaint: str) -> bool:
 
 
 def _taken(compose: Compose, complaint: str) -> CommandError:
-    name = "HTTPS_PORT" if re.search(rf":{compose.environment.value('HTTPS_PORT')}\b", complaint) else "HTTP_PORT"
-    line = f"{name}={compose.environment.value(name)}: is in use already; allowed: a free port"
+    environment = compose.environment
+    others = ["HTTPS_PORT", *(["METRICS_PORT"] if environment.metrics else [])]
+    ports = (name for name in others if re.search(rf":{environment.value(name)}\b", complaint))
+    name = next(ports, "HTTP_PORT")
+    line = f"{name}={environment.value(name)}: is in use already; allowed: a free port"
     return CommandError(line, status=REFUSED)
 
 
@@ -287,7 +300,7 @@ def down(environment: Environment) -> None:
     """Stop and remove the stack's containers and networks. Images stay, and volumes of your own."""
     compose = Compose(environment, {})
     require_ours(compose)
-    compose.quiet("down", "--remove-orphans")
+    compose.quiet("--profile", "*", "down", "--remove-orphans")
 
 
 def deploy(compose: Compose) -> None:

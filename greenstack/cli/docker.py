@@ -211,7 +211,10 @@ class Compose:
     def environ(self) -> dict[str, str]:
         """The environment of that command: the profile and `extra` on top of the shell's."""
         profile = {"PROFILE": self.environment.profile} if self.environment.profile else {}
-        return {**os.environ, **profile, **self._with_tls(), **self.extra}
+        services = [name for name in self.environment.values.get("COMPOSE_PROFILES", "").split(",") if name]
+        services += ["metrics"] if self.environment.metrics else []
+        profiles = {"COMPOSE_PROFILES": ",".join(dict.fromkeys(services))}
+        return {**os.environ, **profile, **profiles, **self._with_tls(), **self.extra}
 
     def _with_tls(self) -> dict[str, str]:
         """Return `COMPOSE_FILE` with the file that TLS needs, above the stack's own and below the user's."""

@@ -51,6 +51,21 @@ class Environment:
         port = self.value("HTTPS_PORT")
         return f"https://{name}{'' if port == '443' else f':{port}'}/"
 
+    @property
+    def metrics(self) -> bool:
+        """Whether Prometheus belongs to the stack."""
+        return self.values.get("METRICS") == "on"
+
+    @property
+    def metrics_port(self) -> str:
+        """The port at which Prometheus answers."""
+        return self.value("METRICS_PORT")
+
+    @property
+    def metrics_url(self) -> str:
+        """The address of the page that draws what Prometheus has measured."""
+        return f"http://127.0.0.1:{self.metrics_port}/consoles/index.html"
+
     def pass_on(self) -> None:
         """Write the names that the files assign where compose.yaml reads them for the application."""
         RUN.mkdir(exist_ok=True)

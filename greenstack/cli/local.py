@@ -15,7 +15,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from greenstack.cli import ROOT, RUN, check_env, daemon, rollout
+from greenstack.cli import ROOT, RUN, check_env, daemon, prometheus, rollout
 from greenstack.cli.console import REFUSED, CommandError, err, say
 from greenstack.cli.daemon import Daemon
 from greenstack.cli.environment import Environment
@@ -30,6 +30,7 @@ FOLLOWER = ROOT / "nginx/follow.sh"
 _FOLLOWED = RUN / "nginx.followed"  # what the scripts that watch for nginx are, and what they watch, since it started
 HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
 NGINX_DEADLINE = 10  # s to the first connection
+PROMETHEUS_DEADLINE = 20  # s; it reads and writes what it has measured
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _LONGEST = 107 - len("/sockets/app-00000.sock")
@@ -44,6 +45,11 @@ def _has_nginx() -> bool:
     return shutil.which("nginx", path=PATH) is not None
 
 
+def has_prometheus() -> bool:
+    """Return whether Prometheus is installed, and nginx, through which it asks."""
+    return _has_nginx() and shutil.which("prometheus", path=PATH) is not None
+
+
 def socket_home() -> Path:
     """Return the folder for sockets and nginx's files: .run, or where its path does not suit sockets one in /tmp."""
     if len(str(RUN)) <= _LONGEST and _PLAIN.issuperset(str(RUN)):
@@ -52,8 +58,8 @@ def socket_home() -> Path:
 
 
 def running() -> list[Daemon]:
-    """Return all processes of the local stack, nginx last."""
-    return [*daemon.running("app-*"), *daemon.running("nginx")]
+    """Return all processes of the local stack, nginx and what measures last."""
+    return [*daemon.running("app-*"), *daemon.running("nginx"), *daemon.running("prometheus")]
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,13 @@ def tls_address(environment: Environment) -> str:
 
 def up(environment: Environment) -> None:
     """Start the stack, or bring the one that runs up to date without loss, and wait until it answers."""
+    if environment.metrics and has_prometheus() and not daemon.running("prometheus"):
+        _require_free(f"127.0.0.1:{environment.metrics_port}", "METRICS_PORT")
+    _up(environment)
+    _measure(environment)
+
+
+def _up(environment: Environment) -> None:
     address = listen_address(environment)
     _require_tls(environment)
     if running() and not _ours(address):
@@ -183,6 +196,30 @@ def up(environment: Environment) -> None:
     except BaseException:
         down(environment)
         raise
+
+
+def _measure(environment: Environment) -> None:
+    """Start Prometheus anew where it belongs to the stack, and end it where it does not."""
+    for process in daemon.running("prometheus"):
+        process.stop(signal.SIGTERM, PROMETHEUS_DEADLINE)
+    if not environment.metrics:
+        return
+    if not has_prometheus():
+        say("METRICS=on has no effect: Prometheus or nginx is not installed; on Debian: apt-get install prometheus")
+        return
+    settings = Settings.from_environ(environment.values)
+    listen = f"127.0.0.1:{settings.metrics_port}"
+    folder = RUN / "prometheus"
+    command = prometheus.command(folder, _metrics_listen(settings), listen, settings.metrics_retention)
+    process = daemon.start("prometheus", command, {**environment.values, "PATH": PATH})
+    wait_until(lambda: _answers(listen) or not process.alive, PROMETHEUS_DEADLINE)
+    if not process.alive:
+        raise CommandError(*daemon.last_words("prometheus"), "Prometheus does not start: its last log lines are above")
+
+
+def _metrics_listen(settings: Settings) -> str:
+    """Return where nginx tells its numbers to Prometheus."""
+    return f"127.0.0.1:{settings.metrics_port + 1}"
 
 
 def _converge(environment: Environment) -> None:
@@ -267,11 +304,13 @@ def prepare(environment: Environment, otherwise: str = "nothing is changed: the 
 
 def _nginx_environ(environment: Environment) -> dict[str, str]:
     home = socket_home()
+    settings = Settings.from_environ(environment.values)
     return {
         **environment.values,
         "PATH": PATH,
         "NGINX_RUN_DIR": str(home / "nginx"),
         "NGINX_LISTEN": listen_address(environment),
+        "NGINX_METRICS_LISTEN": _metrics_listen(settings) if environment.metrics and has_prometheus() else "",
         "NGINX_LISTEN_TLS": tls_address(environment),
         "CERTIFICATES": str(ROOT / (environment.values.get("TLS_FOLDER") or ".")),
         "STATIC_FILES": str(ROOT / (environment.values.get("STATIC_FOLDER") or ".")),
@@ -283,7 +322,8 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
 def _fingerprint(environ: Mapping[str, str]) -> str:
     """Return a digest that differs where nginx would run differently: of its settings and its own files."""
     digest = hashlib.sha256()
-    for name in ("NGINX_LISTEN", "NGINX_LISTEN_TLS", "NGINX_RUN_DIR", "CERTIFICATES", "STATIC_FILES", *_NGINX_READS):
+    ours = ("NGINX_LISTEN", "NGINX_LISTEN_TLS", "NGINX_METRICS_LISTEN", "NGINX_RUN_DIR", "CERTIFICATES", "STATIC_FILES")
+    for name in (*ours, *_NGINX_READS):
         digest.update(f"{name}={environ.get(name)}\n".encode())
     for file in sorted((ROOT / "nginx").rglob("*")):
         digest.update(file.read_bytes() if file.is_file() else b"")
@@ -354,13 +394,15 @@ def _ours(address: str) -> bool:
     return _ADDRESS.is_file() and address.rpartition(":")[2] == _ADDRESS.read_text().rpartition(":")[2]
 
 
-def _require_free(address: str) -> None:
+def _require_free(address: str, setting: str = "HTTP_PORT") -> None:
     if line := check.bind_problem(address):
-        raise CommandError(f"HTTP_PORT={address.rpartition(':')[2]}: {line.partition(': ')[2]}", status=REFUSED)
+        raise CommandError(f"{setting}={address.rpartition(':')[2]}: {line.partition(': ')[2]}", status=REFUSED)
 
 
 def down(environment: Environment) -> None:
     """End exactly the processes that `up` started: nginx first, so that no request finds the app gone."""
+    for process in daemon.running("prometheus"):
+        _stop(process, signal.SIGTERM, environment)
     for nginx in daemon.running("nginx"):
         _stop(nginx, signal.SIGQUIT, environment)
     replicas = Processes(environment)

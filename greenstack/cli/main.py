@@ -1,5 +1,6 @@
 """`greenstack COMMAND`: the commands that the Makefile calls."""
 
+import contextlib
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -7,7 +8,20 @@ from typing import Annotated, NoReturn
 import typer
 from rich.table import Table
 
-from greenstack.cli import ROOT, RUN, check_env, containers, docker, environment, local, reference, rollout, versions
+from greenstack.cli import (
+    ROOT,
+    RUN,
+    check_env,
+    containers,
+    daemon,
+    docker,
+    environment,
+    local,
+    reference,
+    rollout,
+    top,
+    versions,
+)
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
@@ -72,6 +86,14 @@ def ps(profile: Profile = "") -> None:
         children = len(process.members()) - 1
         say(f"{process.name}: process {process.pid} and {children} of its own, log {process.log.relative_to(ROOT)}")
     _say_where(_current(profile))
+
+
+@app.command("top")
+def show_numbers(profile: Profile = "") -> None:
+    """Show what the stack does now: requests, latencies, workers, memory. `q` leaves."""
+    source = _numbers(_current(profile))
+    with contextlib.closing(source):
+        top.show(source)
 
 
 @app.command()
@@ -184,7 +206,10 @@ def docs() -> None:
 
 def _say_where(chosen: Environment) -> None:
     engine = docker.remote()
-    say(f"the stack answers at {chosen.url}{f', as {engine} sees it' if engine else ''}")
+    seen = f", as {engine} sees it" if engine else ""
+    say(f"the stack answers at {chosen.url}{seen}")
+    if chosen.metrics and (not local.running() or local.has_prometheus()):
+        say(f"its numbers are drawn at {chosen.metrics_url}{seen}")
 
 
 def _current(profile: str) -> Environment:
@@ -198,6 +223,21 @@ def _replicas(chosen: Environment) -> rollout.Replicas:
     compose = Compose(chosen, {})
     containers.require_ours(compose)
     return containers.Containers(compose)
+
+
+def _numbers(chosen: Environment) -> top.Source:
+    """Return where the numbers of the stack that runs come from; CommandError where nobody tells them."""
+    if local.running():
+        if not daemon.running("nginx"):
+            raise CommandError("the numbers come through nginx, which is not installed here")
+        return top.OverSocket(local.socket_home() / "nginx")
+    _require_engine()
+    compose = Compose(chosen, {})
+    containers.require_ours(compose)
+    for container in compose.containers("nginx"):
+        if container.state == "running":
+            return top.InContainer(container.id)
+    raise CommandError("nothing runs: make up")
 
 
 def _require_engine() -> None:

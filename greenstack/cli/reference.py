@@ -43,7 +43,8 @@ Read by the Compose files alone, where the defaults stand.
 
 | variable | meaning |
 |---|---|
-| `PYTHON_IMAGE`, `NGINX_BASE_IMAGE` | base images; unset, `make up` takes what this machine can have |
+| `PYTHON_IMAGE`, `NGINX_BASE_IMAGE`, `PROMETHEUS_IMAGE` | base images; unset, `make up` takes what this machine \
+can have |
 | `COMPOSE_PROJECT_NAME` | name of the stack, with which its containers, volumes and images begin; unset, that of the \
 folder: two checkouts are two stacks |
 | `IMAGE`, `EDGE_IMAGE` | images of the application (`make up`, `make deploy`) and of nginx (`make up`) that were \
@@ -54,7 +55,7 @@ built elsewhere; unset, they are built |
 commit (`-dirty`: and changes to it), the last commit of nginx's folder, and the commit's time |
 | `CA_BUNDLE` | CA certificates for builds behind a proxy that inspects TLS; unset, `make up` takes `SSL_CERT_FILE` or \
 `PIP_CERT` |
-| `NGINX_MEMORY_LIMIT` | memory of the nginx container |
+| `NGINX_MEMORY_LIMIT`, `PROMETHEUS_MEMORY_LIMIT` | memory of these containers |
 | `LOG_MAX_SIZE`, `LOG_MAX_FILE` | rotation of each container's log |
 """
 

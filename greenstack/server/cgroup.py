@@ -75,6 +75,15 @@ class Cgroup:
         limits = [limit for folder in self.memory if (limit := _number(folder / name)) is not None]
         return min((limit for limit in limits if limit < _V1_UNLIMITED), default=None)
 
+    def memory_usage(self) -> int | None:
+        """Bytes that the group occupies, without pages of files that can be dropped, as `docker stats` shows it."""
+        usage, cache = ("memory.current", "inactive_file") if self.version == 2 else (
+            "memory.usage_in_bytes", "total_inactive_file",
+        )  # fmt: skip
+        used = _innermost(self.memory, lambda folder: _number(folder / usage))
+        dropped = _innermost(self.memory, lambda folder: _stat(folder / "memory.stat").get(cache, 0)) or 0
+        return None if used is None else max(0, used - dropped)
+
     def cpu_usage(self) -> float | None:
         """Seconds of CPU that the group has used."""
         if self.version == 2:

@@ -260,6 +260,8 @@ def _conflicts(settings: Settings, compose: bool) -> Iterator[str]:
         yield f"STICKY={settings.sticky}: a replica must be one process; set MAX_WORKERS=1, and scale the replicas"
     if compose and settings.sticky != "off" and not (settings.bind or STACK_BIND).startswith("unix:"):
         yield f"STICKY={settings.sticky}: needs unix sockets between nginx and the app; leave BIND unset"
+    if compose and settings.metrics == "on" and not (settings.bind or STACK_BIND).startswith("unix:"):
+        yield "METRICS=on: needs unix sockets between nginx and the app, which tell replicas apart; leave BIND unset"
     limit = parse_size(settings.memory_limit) if "memory_limit" in in_force else 0
     name = "MAX_WORKERS" if settings.max_workers else "WEB_CONCURRENCY"
     if workers and limit and (line := memory_problem(name, workers, settings.worker_memory, limit)):

@@ -62,6 +62,11 @@ def on_starting(server: Arbiter) -> None:
     _refuse(server, [line for line in lines if line])
     in_force = effective.as_dict(server.cfg, settings) | {"app_module": server.app.app_uri}
     server.log.info(json.dumps(in_force, ensure_ascii=False))
+    if settings.metrics == "on":
+        # What tells the numbers is imported here, for all workers together.
+        from greenstack.server.metrics import collector, users  # noqa: F401, PLC0415
+
+        Worker.shared = users.Shared()
     if settings.preload_app:
         _preload(server)
 
@@ -98,6 +103,11 @@ def _preload(server: Arbiter) -> None:
     gc.freeze()
 
 
+def on_reload(server: Arbiter) -> None:
+    """Note when it was: whoever looks at the numbers wants to know what changed."""
+    Worker.store.count_reload()
+
+
 def when_ready(server: Arbiter) -> None:
     """Say that the sockets are open."""
     server.log.info("on when_ready")
@@ -106,6 +116,7 @@ def when_ready(server: Arbiter) -> None:
 def pre_fork(server: Arbiter, worker: Worker) -> None:
     """Return the new worker the lowest free slot."""
     worker.slot = Worker.scoreboard.take()
+    Worker.store.count_start(worker.slot)
     WORKER_ENV[worker.age] = {"WORKER_ID": get_worker_id(worker), "WORKER_SLOT": str(worker.slot)}
     server.log.info("on pre_fork")
 
@@ -113,6 +124,8 @@ def pre_fork(server: Arbiter, worker: Worker) -> None:
 def post_fork(server: Arbiter, worker: Worker) -> None:
     """Put the worker's own variables into its environment."""
     os.environ.update(WORKER_ENV[worker.age])
+    if Worker.shared:
+        Worker.shared.enter(worker.slot)
     server.log.info("on post_fork")
 
 
@@ -129,13 +142,19 @@ def worker_int(worker: Worker) -> None:
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Say that a worker is gone and free its slot."""
+    if Worker.scoreboard.state(worker.slot) is not State.DRAINING:
+        Worker.store.count_crash()
+    if Worker.shared:
+        Worker.shared.leave(worker.slot)
     server.log.info("worker:%s exited", get_worker_id(worker))
     WORKER_ENV.pop(worker.age, None)
     Worker.scoreboard.set(worker.slot, State.FREE)
 
 
 def on_exit(server: Arbiter) -> None:
-    """Leave with 2, as for any other bad setting, where the application could not be loaded."""
+    """Clean up, and leave with 2, as for any other bad setting, where the application could not be loaded."""
+    if Worker.shared:
+        Worker.shared.close()
     halt = sys.exc_info()[1]
     if isinstance(halt, HaltServer) and halt.exit_status == Arbiter.APP_LOAD_ERROR:
         sys.exit(check.REFUSED)

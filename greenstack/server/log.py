@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.glogging import Logger as GunicornLogger
 
 from greenstack.server.app_log import request_id, take_in
+from greenstack.server.tracing import trace_id
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -38,6 +39,8 @@ class JsonFormatter(logging.Formatter):
         }
         if name := request_id():
             line["request_id"] = name
+        if trace := trace_id():
+            line["trace_id"] = trace
         message = {"logger": record.name, "message": record.getMessage()}
         line.update(record.msg if isinstance(record.msg, dict) else message)
         if record.exc_info:

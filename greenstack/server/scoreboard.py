@@ -43,6 +43,10 @@ class Scoreboard:
             self._states[0] = True
             self.failing = False
 
+    def state(self, slot: int) -> State:
+        """Return what the worker in `slot` does."""
+        return State(self._states[slot])
+
     def any(self, state: State) -> bool:
         """Tell whether some worker is in `state` now."""
         return self._states.find(bytes([state]), 1) != -1

@@ -375,6 +375,16 @@ class Settings(BaseModel):
     tz: str | None = _setting("compose", None, "a time zone like Europe/Berlin")
     """Time zone of the containers; unset: UTC"""
 
+    metrics: Literal["on", "off"] = _setting("compose", "off")
+    """Prometheus beside the stack, with alerts and a page, and the application's own metrics told with the stack's:
+    docs/metrics.md. Requests are counted in any case"""
+
+    metrics_port: Whole = _setting("compose", 9090, ge=1, le=65534)
+    """Port of this machine, at 127.0.0.1, where that Prometheus answers"""
+
+    metrics_retention: Duration = _setting("compose", "360h", "a duration like 360h")
+    """For how long it keeps what it has measured"""
+
     network_internal: bool = _setting("compose", False)
     """The application cannot call out: its network leads to nginx, and to what you add to it, alone"""
 

@@ -29,14 +29,22 @@ from greenstack.server import check
 from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
+from greenstack.server.metrics.counting import Pulse, count_requests, time_collector
+from greenstack.server.metrics.exposition import Exposition
+from greenstack.server.metrics.store import TICK, Slot, Store
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings, parse_size
+from greenstack.server.tracing import add_request_ids
 
 if TYPE_CHECKING:
     from types import FrameType
 
-TICK = 1.0  # s; refreshes the Date header and looks at the request limit, as often as Uvicorn does
+    from prometheus_client import CollectorRegistry
+    from starlette.types import ASGIApp
+
+    from greenstack.server.metrics.users import Shared
+
 POLL = 0.1  # s; how soon a drain notices what it waits for
 # s; how long accepting goes on where no sibling starts: connections that the kernel queued before the
 # arbiter removed the socket are taken in well under that.
@@ -80,7 +88,10 @@ class Server(UvicornServer):
         self._stop.set()
 
     async def main_loop(self) -> None:
-        """Tick until told to stop. Uvicorn ticks ten times as often; idle workers should cost nothing."""
+        """Tick until told to stop: for the Date header and the request limit as often as Uvicorn does.
+
+        Uvicorn itself ticks ten times as often; idle workers should cost nothing.
+        """
         tick = min(TICK, self.worker.timeout / 2) or TICK  # timeout: s between heartbeats, half of TIMEOUT
         goodbyes = self.worker.scoreboard.goodbyes
         while os.getppid() == self.worker.ppid:  # else the arbiter was killed
@@ -91,8 +102,10 @@ class Server(UvicornServer):
             # One after the other: workers that reach a limit together would leave nobody to answer.
             if self.should_exit or (not self._others_change() and (over or self._too_large())):
                 return
+            due = time.monotonic() + tick
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), tick)
+            self.worker.pulse.tick(max(0.0, time.monotonic() - due))
 
     def _others_change(self) -> bool:
         board = self.worker.scoreboard
@@ -135,6 +148,8 @@ class Server(UvicornServer):
         # The thresholds stay Python's own: after the freeze higher ones save nothing that can be measured, and a
         # request that ends in a reference cycle keeps its body until the next collection.
         self._bound_memory()
+        add_request_ids()
+        self.worker.pulse.tick(0.0)
         self.worker.enter(State.READY)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -165,7 +180,9 @@ class Server(UvicornServer):
             # on_tick made the headers anew: each request from now on is the last of its connection.
             self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
             self.worker.notify()
+            due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
+            self.worker.pulse.tick(max(0.0, time.monotonic() - due))
 
     async def _until_replaced(self) -> None:
         board = self.worker.scoreboard
@@ -230,7 +247,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     settings: Settings
     answers: Answers
     scoreboard = Scoreboard()
+    store = Store()
+    shared: "Shared | None" = None  # the application's own metrics, where they are to be told as well
     slot: int
+    pulse: Pulse
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.CONFIG_KWARGS = {
@@ -289,10 +309,23 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
             self._fail(Arbiter.APP_LOAD_ERROR, check.import_failure(f"APP_MODULE={self.app.app_uri}", error))
         app = self.wsgi
         serve = AccessLog(app, self.log.access_log) if self.cfg.accesslog else app
+        serve = self._measured(serve)
         self.answers = Answers(
             RequestContext(Probes(serve, app, self.settings.health_path, self.scoreboard.say_goodbye))
         )
         self.wsgi: Any = self.answers
+
+    def _measured(self, app: "ASGIApp") -> "ASGIApp":
+        """Count the requests of `app`, note how this worker is, and answer /metrics for all of them."""
+        slot = Slot(self.store, self.slot)
+        self.pulse = Pulse(slot, resident_memory)
+        time_collector(slot)
+        return Exposition(count_requests(app, slot), self._registry)
+
+    def _registry(self) -> "CollectorRegistry":
+        from greenstack.server.metrics.collector import ReplicaCollector, registry  # noqa: PLC0415 - see there
+
+        return registry(ReplicaCollector(self.store, self.scoreboard, self.settings.address), self.shared)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -44,6 +44,7 @@ ALLOWED_HOSTS=notes.example
 MAX_WORKERS=2
 MEMORY_LIMIT=256m
 CLIENT_MAX_BODY_SIZE=1g
+BROKEN_MIGRATION=
 """
 
 
@@ -54,9 +55,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.local.env")
     for name in ("docker", "greenstack", "nginx", "env"):
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
-    for file in (ROOT / "compose.yaml", ROOT / ".dockerignore", APPS / "notes/compose.db.yaml"):
+    for file in (ROOT / "compose.yaml", ROOT / ".dockerignore", *(APPS / "notes").glob("compose.*.yaml")):
         shutil.copy(file, root)
     shutil.copytree(APPS / "notes/app", root / "app", ignore=ignored)
+    shutil.copytree(APPS / "migrations", root / "app/migrations", ignore=ignored)
     shutil.copytree(APPS / "others", root / "app/others", ignore=ignored)
     (root / "requirements").mkdir()
     shutil.copy(APPS / "requirements.txt", root / "requirements/server.txt")
@@ -214,6 +216,62 @@ def test_a_database_that_restarts_harms_nobody_afterwards(notes: Stack) -> None:
     notes.compose("restart", "db")
     until(lambda: notes.get("/notes", headers=ANN).status_code == 200, "the application finds it")
     assert {notes.get("/notes", headers=ANN).status_code for _ in range(8)} == {200}
+
+
+@pytest.fixture
+def with_jobs(start: Start, project: Path, images: dict[str, str]) -> Stack:
+    """The notes in production with their worker, before the first `make up`."""
+    files = {"COMPOSE_FILE": "compose.yaml:compose.db.yaml:compose.jobs.yaml", "COMPOSE_PROFILES": "jobs"}
+    migrating = {"PRE_DEPLOY": "alembic -c app/migrations/alembic.ini upgrade head"}
+    stack = start(QUICK | files | migrating | {"PROFILE": "prod"}, images=images, root=project, up=False)
+    stack.env_files = ("env/prod.env", "env/prod.local.env")
+    return stack
+
+
+def columns_of_tags(stack: Stack) -> list[str]:
+    """Return the names of the columns that the migrations have made."""
+    query = "select column_name from information_schema.columns where table_name = 'tags'"
+    socket_folder = "/tmp"  # noqa: S108 - in the container
+    psql = ("psql", "-U", "postgres", "-h", socket_folder, "-Atc", query)
+    return stack.compose("exec", "-T", "db", *psql).stdout.split()
+
+
+def test_migrations_run_before_a_new_version(with_jobs: Stack, project: Path) -> None:
+    last = project / "app/migrations/versions/0002_colours.py"
+    later = last.read_text()
+    last.unlink()
+    output = with_jobs.command("up")
+    assert output.index("the table tags is made") < output.index("the stack answers")
+    assert columns_of_tags(with_jobs) == ["name"]
+    last.write_text(later)
+    before = with_jobs.ids("app")
+    broken = with_jobs.command("deploy", BROKEN_MIGRATION="1", check=False).splitlines()
+    assert broken[-1] == "nothing is changed: the old version goes on"
+    assert broken[-2].startswith("PRE_DEPLOY=alembic -c app/migrations/alembic.ini upgrade head: ended with")
+    assert any('relation "nowhere" does not exist' in line for line in broken)
+    assert with_jobs.ids("app") == before
+    assert columns_of_tags(with_jobs) == ["name"], "nothing of it"
+    worker = with_jobs.ids("worker")
+    with_jobs.command("deploy")
+    assert columns_of_tags(with_jobs) == ["name", "colour"]
+    assert with_jobs.ids("app") != before
+    assert with_jobs.ids("worker") != worker, "it runs the new version, too"
+    with_jobs.command("rollback")
+    assert columns_of_tags(with_jobs) == ["name", "colour"], "the database stays"
+    assert with_jobs.get("/notes", headers=ADMIN).status_code == 200
+    check_jobs(with_jobs)
+
+
+def check_jobs(stack: Stack) -> None:
+    """Let the worker publish a draft, and the scheduled job delete a note."""
+    draft, empty = add(stack, "draft: buy milk"), add(stack, "-")
+    until(lambda: stack.get(f"/notes/{draft}", headers=ADMIN).json()["text"] == "buy milk", "the draft is published")
+    assert "1 notes are deleted" in stack.compose("run", "--rm", "cleanup").stderr
+    assert stack.get(f"/notes/{empty}", headers=ADMIN).status_code == 404
+    worker = stack.container("worker")
+    stack.compose("stop", "worker")
+    assert stack.container("worker")["State"]["ExitCode"] == 0, "it has finished what it did"
+    assert worker["Image"] == stack.container("app")["Image"]
 
 
 @pytest.fixture

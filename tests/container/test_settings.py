@@ -39,16 +39,13 @@ THREE = {
     "LIMIT_CONCURRENCY": "4",
     "RATE_LIMIT": "1", "RATE_LIMIT_BURST": "20", "TRUSTED_PROXIES": "host,192.0.2.1",
 }  # fmt: skip
+# In tests/process and in other files here.
 ELSEWHERE = {
-    "STICKY",
-    "CORS_ORIGINS",
-    "UNDERSCORES_IN_HEADERS",
-    "HOST",
-    "PORT",
-    "HTTP_PORT",
-    "APP_MODULE",
-    "CONCURRENCY_LIMIT",
-}
+    "STICKY", "CORS_ORIGINS", "UNDERSCORES_IN_HEADERS", "HOST", "PORT", "HTTP_PORT", "APP_MODULE", "CONCURRENCY_LIMIT",
+    "PRE_DEPLOY", "STATIC_PATH", "STATIC_FOLDER", "RESPONSE_CACHE", "GZIP",
+    "TLS", "TLS_CERTIFICATE", "TLS_KEY", "TLS_FOLDER", "HTTPS_PORT", "HTTP3", "HSTS_MAX_AGE", "ACME_EMAIL",
+    "ACME_SERVER",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

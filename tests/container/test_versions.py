@@ -19,7 +19,7 @@ from tests.support.programs import PATH, needs
 from tests.support.wait import until
 
 pytestmark = pytest.mark.slow
-REPOSITORY = f"ct-versions-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+REPOSITORY = f"ct-versions-{os.environ[RUN]}-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
 REPOSITORY_NGINX = f"{REPOSITORY}-nginx"
 # A registry that refuses connections at once: the images of these names are here, as `docker load` leaves them.
 ELSEWHERE = f"localhost:9/{REPOSITORY}"

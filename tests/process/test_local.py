@@ -19,9 +19,10 @@ from tests.support import certificates
 from tests.support.certificates import NAME, Authority
 from tests.support.ports import free_port, listens
 from tests.support.programs import needs
+from tests.support.wait import until
 
 ROOT = Path(__file__).parents[2]
-COPIED = ["app", "docker", "nginx", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
+COPIED = ["app", "docker", "nginx", "prometheus", "greenstack", "env", "compose.yaml", "compose.dev.yaml"]
 FAILING_LIFESPAN = """\
 import contextlib
 
@@ -198,6 +199,12 @@ def test_a_proxy_on_this_machine_is_trusted(repository: Repository) -> None:
     repository.get("/", **{"X-Forwarded-For": "198.51.100.7"})
     repository.ok("down")
     assert '"client":"198.51.100.7"' in repository.logs()
+
+
+@needs_nginx
+def test_files_of_a_folder_are_served(repository: Repository) -> None:
+    repository.ok("up", STATIC_PATH="/assets", STATIC_FOLDER="./app")
+    assert repository.get("/assets/main.py").content == (repository.root / "app/main.py").read_bytes()
 
 
 @needs_nginx
@@ -436,6 +443,46 @@ def test_without_nginx_gunicorn_answers_at_the_same_address(repository: Reposito
     assert "without nginx in front" in repository.refused("deploy")[1][0]
     repository.ok("down")
     repository.assert_gone()
+
+
+@needs_nginx
+def test_top_shows_what_it_does(repository: Repository) -> None:
+    repository.ok("up")
+    with Load(repository.url + "/items/1"):
+        shown = repository.ok("top")
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("/items/{item_id}")]
+    assert float(row[1]) > 1
+    assert [line.split()[:2] for line in shown.splitlines() if line.startswith("app-")] == [["app-1", "1"]]
+    repository.ok("down")
+    assert repository.refused("top") == (1, ["nothing runs: make up"])
+
+
+@needs("nginx", "prometheus")
+def test_prometheus_comes_and_goes(repository: Repository) -> None:
+    port = free_port()
+    metrics = {"METRICS": "on", "METRICS_PORT": str(port)}
+    said = repository.ok("up", **metrics)
+    page = f"http://127.0.0.1:{port}/consoles/index.html"
+    assert f"its numbers are drawn at {page}" in said
+
+    def found() -> list[str]:
+        query = {"query": "up{job='app'} == 1"}
+        result = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params=query, trust_env=False).json()["data"][
+            "result"
+        ]
+        return [each["metric"]["instance"] for each in result]
+
+    until(lambda: found() == ["app-1"], "the replica is found")
+    assert "requests/s" in httpx.get(page, trust_env=False).text
+    with Load(repository.url) as load:
+        repository.ok("deploy", **metrics)
+        until(lambda: found() == ["app-2"], "the new replica is found, and the old one forgotten")
+        repository.ok("up")
+    assert set(load.answers) == {"200"}
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)), "Prometheus has gone"
+    repository.ok("down")
+    assert not repository.processes()
 
 
 @needs_nginx

@@ -1,21 +1,27 @@
-"""Write docs/images: figures and terminal output as SVG, the newest load test's report as PNG."""
+"""Write docs/images: figures and terminal output as SVG; as PNG the newest load test's report and the metrics page.
+
+The page is that of the stack that runs now.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from greenstack.cli import environment
 from tools.pictures.figures import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs/images"
 COLUMNS = 64  # characters of a terminal's line; more would be too small on a phone
+PAGE_WIDTH, PAGE_HEIGHT = 1000, 760  # CSS pixels of the page of METRICS=on
 REPORT_WIDTH, REPORT_HEIGHT = 620, 900  # CSS pixels of the report's beginning: the answer and the first chart
 
 # Instead of Rich's own frame, which loads a font from the network. Each piece of text has its length, so any font fits.
@@ -34,6 +40,7 @@ def main() -> None:
     for name, draw in FIGURES.items():
         (IMAGES / f"{name}.svg").write_text(draw().svg(), encoding="utf-8")
     write_terminal("refused", "make up PROFILE=prod MAX_WORKERS=two RATE_LIMT=5")
+    write_page(environment.resolve(environment.current("")).metrics_url)
     results = sorted((ROOT / "loadtest/results").glob("*/report.html"))
     if not results:
         sys.exit("no report in loadtest/results, so its pictures stay as they are; make one: make loadtest")
@@ -62,23 +69,37 @@ def write_terminal(name: str, command: str) -> None:
     (IMAGES / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
+def write_page(url: str) -> None:
+    """Write what the page of a stack with METRICS=on shows of its last five minutes."""
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - ours, http
+    except OSError:
+        print("no stack runs with METRICS=on, so the picture of its page stays as it is")
+        return
+    photograph(f"{url}?span=300", IMAGES / "metrics.png", PAGE_WIDTH, PAGE_HEIGHT, "--virtual-time-budget=5000")
+
+
 def write_report(report: Path, theme: str) -> None:
     """Write the beginning of a load test's report as Chromium shows it, in the `light` or the `dark` theme."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        sys.exit("no Chromium, so the report's pictures stay as they are; on Debian: apt-get install chromium")
-    target = IMAGES / f"report-{theme}.png"
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "report.html")
         html = report.read_text(encoding="utf-8")
         page.write_text(html.replace("<html", f'<html data-theme="{theme}"', 1), encoding="utf-8")
-        options = [
-            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=2"),
-            f"--user-data-dir={folder}",
-            f"--window-size={REPORT_WIDTH},{REPORT_HEIGHT}",
+        photograph(page.as_uri(), IMAGES / f"report-{theme}.png", REPORT_WIDTH, REPORT_HEIGHT)
+
+
+def photograph(url: str, target: Path, width: int, height: int, *options: str) -> None:
+    """Write what Chromium shows at `url` in a window of that many CSS pixels."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        sys.exit("no Chromium, so the report's pictures stay as they are; on Debian: apt-get install chromium")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        command = [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *("--force-device-scale-factor=2", f"--user-data-dir={folder}", f"--window-size={width},{height}"),
             f"--screenshot={target}",
         ]
-        subprocess.run([chromium, *options, page.as_uri()], check=True, capture_output=True)
+        subprocess.run([*command, *options, url], check=True, capture_output=True)
     Image.open(target).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(target, optimize=True)
 
 

@@ -69,9 +69,16 @@ def test_a_chosen_stand_in_is_built_if_missing(machine: Machine) -> None:
     assert machine.built == ["python", "nginx"]
 
 
+def test_prometheus_is_wanted_where_it_is_switched_on(machine: Machine) -> None:
+    machine.images = {*OFFICIAL.values(), *STAND_INS.values(), base_images.PROMETHEUS.stand_in}
+    assert "PROMETHEUS_IMAGE" not in choices()
+    assert choices(METRICS="on")["PROMETHEUS_IMAGE"] == base_images.PROMETHEUS.stand_in
+
+
 def test_stand_ins_are_those_of_the_offline_profile() -> None:
     text = (ROOT / "env/offline.env").read_text()
-    for variable, image in STAND_INS.items():
+    prometheus = base_images.PROMETHEUS
+    for variable, image in {**STAND_INS, prometheus.variable: prometheus.stand_in}.items():
         assert f"{variable}={image}\n" in text
         assert image in (ROOT / "tools/debian-images.sh").read_text()
 
@@ -98,7 +105,9 @@ def test_a_missing_ca_bundle_is_refused(machine: Machine) -> None:
 def test_an_image_from_elsewhere_needs_no_base(machine: Machine) -> None:
     machine.registry = set(OFFICIAL.values())
     assert choices(IMAGE="registry.example/app:1") == {"NGINX_BASE_IMAGE": OFFICIAL["NGINX_BASE_IMAGE"]}
-    assert choices(IMAGE="registry.example/app:1", EDGE_IMAGE="registry.example/nginx:1") == {}
+    both = {"IMAGE": "registry.example/app:1", "EDGE_IMAGE": "registry.example/nginx:1"}
+    assert choices(**both) == {}
+    assert choices(**both, TLS="acme") == {"PYTHON_IMAGE": OFFICIAL["PYTHON_IMAGE"]}, "for certbot's"
 
 
 def test_a_silent_registry_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

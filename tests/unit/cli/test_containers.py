@@ -3,11 +3,12 @@
 import contextlib
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from greenstack.cli import containers, docker, local, main, rollout, versions
+from greenstack.cli import containers, docker, environment, local, main, rollout, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -48,6 +49,14 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     app = container("app", "running", "starting")
     failure = why(monkeypatch, complaint, CHECKED, app, container("nginx", "created"))
     assert (failure.lines, failure.status) == (("HTTP_PORT=81: is in use already; allowed: a free port",), 2)
+
+
+def test_the_other_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"HTTP_PORT": "81", "METRICS": "on", "METRICS_PORT": "82"}
+    monkeypatch.setattr(Fake, "environment", Environment("", (), values, {}, {}, []))
+    for port, name in ((81, "HTTP_PORT"), (82, "METRICS_PORT")):
+        complaint = f"failed to bind host port 127.0.0.1:{port}/tcp: address already in use"
+        assert why(monkeypatch, complaint, CHECKED).lines[0].startswith(f"{name}={port}: is in use already")
 
 
 @pytest.mark.parametrize(
@@ -286,3 +295,34 @@ def test_a_failing_health_checks_last_answer_is_told(
     monkeypatch.setattr(docker, "inspect", lambda _: {"State": {"Health": {"Log": checks}}})
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "a line\n"))
     assert docker.last_words("x") == ["a line", *last]
+
+
+@pytest.mark.parametrize(
+    ("values", "profiles"),
+    [
+        ({}, ""),
+        ({"METRICS": "off"}, ""),
+        ({"METRICS": "on"}, "metrics"),
+        ({"METRICS": "on", "COMPOSE_PROFILES": "debug,metrics"}, "debug,metrics"),
+        ({"METRICS": "on", "COMPOSE_PROFILES": "debug"}, "debug,metrics"),
+    ],
+)
+def test_prometheus_is_a_profile_of_compose(
+    values: dict[str, str], profiles: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "RUN", tmp_path)
+    compose = Compose(Environment("", (), values, {}, {}, []), {})
+    assert compose.environ["COMPOSE_PROFILES"] == profiles
+
+
+def test_prometheus_ends_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(docker, "output", lambda *arguments: ran.append(arguments))
+    prometheus = container("prometheus", "running")
+    fake = Fake(APP, NGINX, prometheus)
+    monkeypatch.setattr(fake, "services", lambda: {"app": {}, "nginx": {}}, raising=False)
+    containers._end_prometheus(cast(Compose, fake))
+    assert ran == [("stop", prometheus.id), ("rm", prometheus.id)]
+    monkeypatch.setattr(fake, "environment", Environment("", (), {"METRICS": "on"}, {}, {}, []))
+    containers._end_prometheus(cast(Compose, fake))
+    assert len(ran) == 2, "it belongs to the stack"

@@ -269,3 +269,17 @@ def test_this_machine() -> None:
         total += sum(range(10_000))
     assert group.cpu_quota() is None or group.cpu_quota() > 0  # type: ignore[operator]
     assert group == Cgroup.of(os.getpid())
+
+
+def test_memory_in_use_is_without_what_can_be_dropped(v1: Machine) -> None:
+    v1.write("sys/fs/cgroup/memory/tasks/one/memory.usage_in_bytes", 100 * MIB)
+    v1.write("sys/fs/cgroup/memory/tasks/one/memory.stat", f"cache 1\ntotal_inactive_file {30 * MIB}")
+    assert v1.group.memory_usage() == 70 * MIB
+
+
+def test_memory_in_use_under_v2(v2: Machine) -> None:
+    assert v2.group.memory_usage() is None
+    v2.write("sys/fs/cgroup/system.slice/app.service/memory.current", 100 * MIB)
+    assert v2.group.memory_usage() == 100 * MIB
+    v2.write("sys/fs/cgroup/system.slice/app.service/memory.stat", f"anon 5\ninactive_file {40 * MIB}")
+    assert v2.group.memory_usage() == 60 * MIB

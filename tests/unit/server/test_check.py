@@ -443,3 +443,10 @@ def test_sticky_needs_replicas_of_one_worker() -> None:
     line = "STICKY=address: needs unix sockets between nginx and the app; leave BIND unset"
     environ = {"STICKY": "address", "WEB_CONCURRENCY": "1", "BIND": "0.0.0.0:8080"}
     assert problems(environ, compose=True) == [line]
+
+
+def test_metrics_need_replicas_that_can_be_told_apart() -> None:
+    line = "METRICS=on: needs unix sockets between nginx and the app, which tell replicas apart; leave BIND unset"
+    assert problems({"METRICS": "on", "BIND": "0.0.0.0:8080"}, compose=True) == [line]
+    assert problems({"METRICS": "on"}, compose=True) == []
+    assert problems({"METRICS": "on", "BIND": "0.0.0.0:8080"}) == [], "without nginx there is one"

@@ -81,7 +81,7 @@ def test_nginx_and_compose_agree_on_the_socket() -> None:
 
 
 def test_nginx_reads_what_it_is_told() -> None:
-    files = ("entrypoint", "derive.sh", "follow.sh", "certificate.sh", "templates/nginx.conf")
+    files = ("entrypoint", "derive.sh", "follow.sh", "count.sh", "certificate.sh", "templates/nginx.conf")
     text = "".join((ROOT / "nginx" / file).read_text() for file in files)
     assert passed_on("nginx").keys() - {"TZ"} <= set(re.findall(r"\b[A-Z0-9_]+\b", re.sub(r"(?m)(^|\s)#.*", "", text)))
 

@@ -30,7 +30,8 @@ collect() { # writes chain and key into candidate.pem, or says why it cannot
 try_out() { # says why candidate.pem cannot be used
     LOG=$NGINX_RUN_DIR/trial.log
     nginx -t -q -e stderr -c "$NGINX_RUN_DIR/trial.conf" 2>"$LOG" || {
-        REASON=$(sed -n '1s/.* routines::\([^:)]*\).*/\1/p' "$LOG") # OpenSSL's own words, without where it says them
+        # "cannot load certificate "FILE": FUNCTION failed (SSL: error:NUMBER:LIBRARY routines::REASON)" less what is ours
+        REASON=$(sed -n 's/.*\[emerg\] \([0-9#]*: \)*\(.*\)[ (]"[^"]*".* routines::\([^:)]*\).*/\2: \3/p' "$LOG" | head -n 1)
         echo "${REASON:-$(head -n 1 "$LOG")}"
         return
     }
@@ -39,8 +40,11 @@ try_out() { # says why candidate.pem cannot be used
         "$NGINX_RUN_DIR/candidate.pem" >"$NGINX_RUN_DIR/trial.ca"
     rm -f "$NGINX_RUN_DIR/trial.sock"
     nginx -e stderr -c "$NGINX_RUN_DIR/trial.conf" >/dev/null 2>&1 &
-    TRIAL=$!
-    while kill -0 $TRIAL 2>/dev/null && [ ! -S "$NGINX_RUN_DIR/trial.sock" ]; do sleep 0.1; done
+    TRIAL=$! WAITED=0
+    while [ ! -S "$NGINX_RUN_DIR/trial.sock" ] && [ $WAITED -lt 100 ] && kill -0 $TRIAL 2>/dev/null; do # 10 s
+        sleep 0.1
+        WAITED=$((WAITED + 1))
+    done
     # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
     for NAME in $(echo "$SERVER_NAME" | sed 's/\*/any/g; s/^\.//; s/ \./ /g'); do
         curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \

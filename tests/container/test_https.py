@@ -92,7 +92,7 @@ def test_http3_says_the_same_to_the_app(secure: Secure) -> None:
 def test_bad_certificate_is_refused_before_anything_starts(secure: Secure) -> None:
     replace(secure.folder / "privkey.pem", b"no key\n")
     output = secure.stack.command("up", check=False)
-    assert "fullchain.pem cannot be used: no start line" in output.splitlines()[-1]
+    assert "fullchain.pem cannot be used: cannot load certificate key: " in output.splitlines()[-1]
     assert not secure.stack.ids("nginx")
 
 

@@ -153,7 +153,7 @@ def wrong_chain(folder: Path) -> None:
 
 
 FAULTS: list[tuple[Callable[[Path], object], str]] = [
-    (corrupt, "bad end line"),
+    (corrupt, "cannot load certificate: bad end line"),
     (lambda folder: replace(folder / "fullchain.pem", b""), "no start line"),
     (foreign_key, "key values mismatch"),
     (wrong_chain, "unable to get local issuer certificate"),

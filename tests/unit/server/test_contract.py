@@ -97,11 +97,11 @@ def test_defaults_that_compose_needs_are_the_settings_own() -> None:
 def test_compose_files_for_tls_have_its_defaults(tls: str) -> None:
     text = (ROOT / f"compose.tls-{tls}.yaml").read_text()
     settings = Settings.from_environ({"TLS": tls})
-    knobs = {name: value for name, value in KNOB.findall(text) if name.lower() in Settings.model_fields}
+    knobs = {name: value for name, value in KNOB.findall(text) if value and name.lower() in Settings.model_fields}
     assert knobs == {"HTTP_PORT": str(settings.http_port), "HTTPS_PORT": str(settings.https_port)}
     # All addresses of both families, unless one is named.
     assert settings.http_host == "0.0.0.0"
-    assert text.count('"${HTTP_HOST:+${HTTP_HOST}:}$') == text.count(":8080") + text.count(":8443") == 3
+    assert text.count('"${HTTP_HOST:+${HTTP_HOST:-}:}$') == text.count(":8080") + text.count(":8443") == 3
     assert f"COMPOSE_TLS: {tls}" in text
 
 

@@ -124,6 +124,7 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     assert len(own.said("is in use")) == 2
 
 
+@pytest.mark.slow
 def test_new_certificate_with_an_old_time_is_seen(own: Edge) -> None:
     own.start()
     first = own.shown()[0]

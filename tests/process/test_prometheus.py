@@ -132,6 +132,7 @@ def test_the_page_without_prometheus(tmp_path: Path) -> None:
     assert tiles(page)["replicas"] == "–"
 
 
+@pytest.mark.slow
 def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: Prometheus) -> None:
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the first is found")
     second = stack.start_app("app-2")

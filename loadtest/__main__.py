@@ -1,12 +1,11 @@
 """`python -m loadtest`: from the options to the exit status."""
 
 import contextlib
-import fcntl
 import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, Validat
 
 from greenstack.cli import ROOT, RUN, check_env, console, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, say
+from greenstack.cli.lock import alone
 from loadtest import draft, experiment, report, results
 from loadtest.experiment import Experiment
 from loadtest.report import terminal
@@ -182,19 +182,9 @@ def measure(given: Mapping[str, str]) -> int:
         raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _alone() -> contextlib.AbstractContextManager[None]:
     """Refuse to begin beside another load test: each would be the other's disturbance, and stop its containers."""
-    path = RUN / "loadtest.lock"
-    with contextlib.ExitStack() as held:
-        try:
-            RUN.mkdir(exist_ok=True)
-            fcntl.flock(held.enter_context(path.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CommandError("another load test runs here: wait for its end, or stop it", status=REFUSED) from None
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}; it must be yours to write", status=REFUSED) from None
-        yield
+    return alone(RUN / "loadtest.lock", "another load test runs here: wait for its end, or stop it")
 
 
 def choose(name: str, settings: environment.Environment) -> Target:

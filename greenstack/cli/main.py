@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from typing import Annotated, NoReturn
 
@@ -25,6 +26,7 @@ from greenstack.cli import (
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
+from greenstack.cli.lock import alone
 from greenstack.cli.masking import masked_yaml
 from greenstack.server import old_images
 
@@ -39,18 +41,19 @@ Profile = Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env 
 def up(profile: Profile = "") -> None:
     """Build and start the stack, wait until it is healthy."""
     chosen = environment.resolve(profile)
-    if reason := docker.why_none():
-        _require_no_image(chosen)
-        check_env.require(chosen, importing=True)
-        say(f"no Docker Engine ({reason}): running the stack as local processes")
-        local.up(chosen)
-    else:
-        compose = containers.checked(chosen)
-        if local.running():
-            say("ending the local processes")
-            local.down(chosen)
-        containers.up(compose)
-    environment.remember(profile)
+    with _alone(chosen):
+        if reason := docker.why_none():
+            _require_no_image(chosen)
+            check_env.require(chosen, importing=True)
+            say(f"no Docker Engine ({reason}): running the stack as local processes")
+            local.up(chosen)
+        else:
+            compose = containers.checked(chosen)
+            if local.running():
+                say("ending the local processes")
+                local.down(chosen)
+            containers.up(compose)
+        environment.remember(profile)
     _say_where(chosen)
 
 
@@ -147,15 +150,16 @@ def reload(profile: Profile = "") -> None:
 def deploy(profile: Profile = "") -> None:
     """Build and start new replicas beside the old ones, then stop those; IMAGE names one that is built elsewhere."""
     chosen = _current(profile)
-    if local.running():
-        _require_no_image(chosen)
-        replicas = local.checked(chosen)
-        local.prepare(chosen)
-        rollout.replace(replicas)
-    else:
-        _require_engine()
-        containers.deploy(containers.checked(chosen, building=not chosen.values.get("IMAGE")))
-    environment.remember(environment.current(profile))
+    with _alone(chosen):
+        if local.running():
+            _require_no_image(chosen)
+            replicas = local.checked(chosen)
+            local.prepare(chosen)
+            rollout.replace(replicas)
+        else:
+            _require_engine()
+            containers.deploy(containers.checked(chosen, building=not chosen.values.get("IMAGE")))
+        environment.remember(environment.current(profile))
     say("the new version is in service")
 
 
@@ -163,8 +167,10 @@ def deploy(profile: Profile = "") -> None:
 def rollback(to: Annotated[str, typer.Option(envvar="TO")] = "", profile: Profile = "") -> None:
     """Bring back the version before the one in service, or the one that TO names, as a deploy does."""
     _require_versions()
-    version = containers.rollback(containers.checked(_current(profile), building=False), to)
-    environment.remember(environment.current(profile))
+    chosen = _current(profile)
+    with _alone(chosen):
+        version = containers.rollback(containers.checked(chosen, building=False), to)
+        environment.remember(environment.current(profile))
     say(f"version {version.tag} is in service again")
 
 
@@ -187,13 +193,14 @@ def scale(number: Annotated[str, typer.Argument(metavar="N")] = "", profile: Pro
     if not 1 <= count <= REPLICAS_MAX:
         raise CommandError(f"N={number}: not a number of replicas; allowed: 1 to {REPLICAS_MAX}", status=REFUSED)
     chosen = _current(profile)
-    replicas = _replicas(chosen)
-    running = len(replicas.running())
-    if not running:
-        raise CommandError("nothing runs: make up")
-    if count > running:  # new ones get the settings of now
-        _require_fit(chosen)
-    rollout.scale(replicas, count)
+    with _alone(chosen):
+        replicas = _replicas(chosen)
+        running = len(replicas.running())
+        if not running:
+            raise CommandError("nothing runs: make up")
+        if count > running:  # new ones get the settings of now
+            _require_fit(chosen)
+        rollout.scale(replicas, count)
     say(f"replicas: {', '.join(replicas.running())}")
 
 
@@ -210,6 +217,14 @@ def _say_where(chosen: Environment) -> None:
     say(f"the stack answers at {chosen.url}{seen}")
     if chosen.metrics and (not local.running() or local.has_prometheus()):
         say(f"its numbers are drawn at {chosen.metrics_url}{seen}")
+
+
+def _alone(chosen: Environment) -> contextlib.AbstractContextManager[None]:
+    """Refuse to change a stack beside another command: each would remove what the other starts."""
+    # Those of other names, or on other machines, are other stacks.
+    named = [chosen.values.get(name) for name in ("COMPOSE_PROJECT_NAME", "DOCKER_HOST", "DOCKER_CONTEXT")]
+    file = re.sub(r"\W+", "-", "-".join(["stack", *filter(None, named)]))
+    return alone(RUN / f"{file}.lock", "another command changes the stack: wait for its end, or stop it")
 
 
 def _current(profile: str) -> Environment:

@@ -1,6 +1,7 @@
 """What is said when containers do not start."""
 
 import contextlib
+import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,12 @@ from greenstack.cli import containers, docker, environment, local, main, rollout
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks of our own: other tests run beside these."""
+    monkeypatch.setattr(main, "RUN", tmp_path)
 
 
 def container(service: str, state: str, health: str = "", code: int = 0) -> Container:
@@ -277,6 +284,28 @@ def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPat
     compose.run("up")
     compose.quiet("up")
     assert given == [subprocess.DEVNULL] * 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [main.up, main.deploy, main.rollback, functools.partial(main.scale, "2")],
+    ids=["up", "deploy", "rollback", "scale"],
+)
+def test_two_commands_do_not_change_one_stack(monkeypatch: pytest.MonkeyPatch, command: Callable[[], None]) -> None:
+    def begin(*_: object, **__: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(docker, "why_none", lambda: None)
+    monkeypatch.setattr(local, "running", list)
+    monkeypatch.setattr(main, "_replicas", begin)
+    monkeypatch.setattr(containers, "checked", begin)
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "first")
+    with main._alone(environment.resolve("")):
+        with pytest.raises(CommandError, match="another command changes the stack: wait for its end, or stop it"):
+            command()
+        monkeypatch.setenv("COMPOSE_PROJECT_NAME", "second")
+        with pytest.raises(LookupError):
+            command()
 
 
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])

@@ -314,10 +314,8 @@ def deploy(compose: Compose) -> None:
         _start_new_services(compose)
         _prepare(compose)
         rollout.replace(Containers(compose))
-    try:
-        _renew_others(compose)
-    finally:
-        versions.keep(compose)
+    versions.keep(compose)
+    _renew_others(compose)
     if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
         say("connections for about a second")

@@ -171,6 +171,22 @@ def test_a_new_service_may_end_with_its_work(
         containers._start_new_services(cast(Compose, Migrating(APP, NGINX)))
 
 
+def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Compose) -> None:
+        raise CommandError("worker is broken")
+
+    kept: list[Compose] = []
+    for name in ("require_ours", "require_nginx", "build", "_run_check", "_start_new_services", "_prepare"):
+        monkeypatch.setattr(containers, name, lambda _: None)
+    monkeypatch.setattr(rollout, "replace", lambda _: None)
+    monkeypatch.setattr(containers, "_renew_others", fail)
+    monkeypatch.setattr(versions, "keep", kept.append)
+    compose = cast(Compose, Growing(APP, NGINX))
+    with pytest.raises(CommandError, match="worker is broken"):
+        containers.deploy(compose)
+    assert kept == [compose]
+
+
 def test_services_that_change_are_named_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

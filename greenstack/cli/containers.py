@@ -396,11 +396,7 @@ class Containers(rollout.Replicas):
 
     @override
     def running(self) -> list[str]:
-        names = [
-            container.name
-            for container in self.compose.containers("app")
-            if container.state in ("running", "restarting")
-        ]
+        names = [container.name for container in self.compose.containers("app") if container.runs]
         return names and _oldest_first(names)
 
     @override

@@ -179,6 +179,11 @@ class Container:
     exit_code: int
 
     @property
+    def runs(self) -> bool:
+        """Whether it runs, or is started again and again."""
+        return self.state in ("running", "restarting")
+
+    @property
     def well(self) -> bool:
         """Whether it does what it should: it is healthy, or was meant to end and did."""
         if self.state == "exited":

@@ -40,11 +40,10 @@ def image_name(compose: Compose) -> str:
 
 
 def in_service(compose: Compose) -> str | None:
-    """Return the id of the image that serves; None where nothing runs."""
-    for container in compose.containers("app"):
-        if container.state == "running":
-            return str(docker.inspect(container.id)["Image"])
-    return None
+    """Return the id of the image that serves, the newest where two do; None where nothing runs."""
+    # Where the old ones' end was interrupted, two serve; and who goes back may have one that crashes.
+    found = [(each.well, docker.inspect(each.id)) for each in compose.containers("app") if each.runs]
+    return str(max(found, key=lambda each: (each[0], each[1]["Created"]))[1]["Image"]) if found else None
 
 
 def kept(compose: Compose) -> list[Version]:

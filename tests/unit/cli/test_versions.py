@@ -6,7 +6,7 @@ import pytest
 
 from greenstack.cli import docker, versions
 from greenstack.cli.console import CommandError
-from greenstack.cli.docker import Compose
+from greenstack.cli.docker import Compose, Container
 from greenstack.cli.versions import Version
 
 COMMITS = [letter * 40 for letter in "abc"]
@@ -15,6 +15,7 @@ VERSIONS = [
     for number, commit in enumerate(COMMITS)
 ]
 COMPOSE = cast(Compose, None)
+IN_SERVICE = versions.in_service
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +49,25 @@ def test_a_rollback_to_nowhere_is_refused(
     monkeypatch.setattr(versions, "in_service", lambda _: serving)
     with pytest.raises(CommandError, match=says):
         versions.wanted(COMPOSE, to)
+
+
+@pytest.mark.parametrize(
+    ("states", "image"),
+    [
+        ([], None),
+        (["exited"], None),
+        (["restarting"], "image0"),
+        (["running", "running"], "image1"),
+        (["running", "restarting"], "image0"),
+    ],
+)
+def test_the_newest_that_runs_is_in_service(
+    monkeypatch: pytest.MonkeyPatch, states: list[str], image: str | None
+) -> None:
+    made = [Container(str(number), "", "app", state, "", 0) for number, state in enumerate(states)]
+    monkeypatch.setattr(Compose, "containers", lambda *_: made)
+    monkeypatch.setattr(docker, "inspect", lambda name: {"Image": f"image{name}", "Created": f"2026-01-0{name}"})
+    assert IN_SERVICE(Compose.__new__(Compose)) == image
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def _start_new_services(compose: Compose) -> None:
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
         # Compose takes one that has done its work, as a migration does, for one that failed.
-        if done.returncode and not all(container.well for container in compose.containers(*names)):
+        if done.returncode and {*names} - {each.service for each in compose.containers(*names) if each.well}:
             raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)
 
 

@@ -171,6 +171,15 @@ def test_a_new_service_may_end_with_its_work(
         containers._start_new_services(cast(Compose, Migrating(APP, NGINX)))
 
 
+def test_a_new_service_without_a_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its image cannot be pulled."""
+    failed = subprocess.CompletedProcess[str]([], 1, "", "db Error: manifest unknown")
+    monkeypatch.setattr(Growing, "run", lambda *_: failed)
+    with pytest.raises(CommandError) as told:
+        containers._start_new_services(cast(Compose, Growing(APP, NGINX)))
+    assert told.value.lines == ("db Error: manifest unknown", containers.UNCHANGED)
+
+
 def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Compose) -> None:
         raise CommandError("worker is broken")

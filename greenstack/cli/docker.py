@@ -96,7 +96,8 @@ def published(name: str) -> list[dict[str, str]]:
 
 def image(name: str) -> dict[str, Any] | None:
     """Return all that the engine knows about an image, by name or id; None where it has none."""
-    done = _run("docker", "image", "inspect", name)
+    # As long as a busy engine needs: who asks is in the middle of a change.
+    done = subprocess.run(["docker", "image", "inspect", name], capture_output=True, text=True, check=False)
     return dict(json.loads(done.stdout)[0]) if done.returncode == 0 else None
 
 

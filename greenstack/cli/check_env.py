@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from greenstack.cli import ROOT
-from greenstack.cli.console import REFUSED, CommandError, out
+from greenstack.cli import ROOT, console
+from greenstack.cli.console import REFUSED, CommandError
 from greenstack.cli.environment import SHELL, Environment
 from greenstack.cli.masking import masked
 from greenstack.server import check
@@ -109,7 +109,7 @@ def show(environment: Environment) -> None:
     others = (environment.written.keys() | knobs.keys()) - {field.upper() for field in Settings.model_fields}
     for name in sorted(others):
         _row(table, environment, name, knobs.get(name, ""), "")
-    out.print(table)
+    console.show(table)
 
 
 def _row(table: Table, environment: Environment, name: str, value: str, default: str) -> None:

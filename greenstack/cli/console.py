@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.table import Table
 
 # soft_wrap: a terminal wraps a long line; a pipe or a log gets it whole.
 out = Console(highlight=False, soft_wrap=True, markup=False)
@@ -37,3 +38,12 @@ def run(command: Callable[[], object]) -> None:
 def say(text: str) -> None:
     """Print what happens, on stdout."""
     out.print(text)
+
+
+def show(table: Table) -> None:
+    """Print a table with every cell whole: folded on a narrow terminal, a line a row elsewhere."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if not out.is_terminal:
+        table.width = out.measure(table, options=out.options.update(max_width=sys.maxsize)).maximum
+    out.print(table, soft_wrap=False, crop=False)

@@ -23,7 +23,7 @@ from greenstack.cli import (
     top,
     versions,
 )
-from greenstack.cli.console import REFUSED, CommandError, out, run, say
+from greenstack.cli.console import REFUSED, CommandError, out, run, say, show
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.lock import alone
@@ -181,9 +181,10 @@ def show_versions(profile: Profile = "") -> None:
     compose = Compose(_current(profile), {})
     serving = versions.in_service(compose)
     table = Table("version", "in service since", "revision", "", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True  # for TO=
     for version in versions.kept(compose):
         table.add_row(version.tag, version.since, version.revision, "now" if version.image == serving else "")
-    out.print(table)
+    show(table)
 
 
 @app.command()

@@ -1,11 +1,12 @@
 """`make check-env`: the table, and all faults at once."""
 
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from greenstack.cli import ROOT, check_env
+from greenstack.cli import ROOT, check_env, console
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, profiles, resolve
 from greenstack.server.check import NAMES
@@ -106,9 +107,9 @@ def test_an_endless_import_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def table(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    console = Console(width=200)
-    monkeypatch.setattr(check_env, "out", console)
-    with console.capture() as capture:
+    narrow = Console(width=40, soft_wrap=True)
+    monkeypatch.setattr(console, "out", narrow)
+    with narrow.capture() as capture:
         check_env.show(environment)
     rows = [line.split() for line in capture.get().splitlines()]
     return {row[0]: row[1:] for row in rows if row}
@@ -123,6 +124,18 @@ def test_the_table_has_every_setting_with_its_source(tmp_path: Path, monkeypatch
     assert rows["TIMEOUT"] == ["120", "default"]
     assert rows["PRELOAD_APP"] == ["false", "default"]
     assert rows["BIND"] == ["unix:/run/app/{hostname}.sock", "compose.yaml"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_value_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    value = "0123456789" * 20
+    narrow = Console(width=80, soft_wrap=True, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr(console, "out", narrow)
+    with narrow.capture() as capture:
+        check_env.show(profile(tmp_path, f"LONG={value}\n"))
+    shown = capture.get()
+    assert value in (re.sub(r"env:1|\D", "", shown) if terminal else shown)
+    assert not terminal or max(map(len, shown.splitlines())) == 80
 
 
 def test_the_applications_variables_are_shown_secrets_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

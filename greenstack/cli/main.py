@@ -287,7 +287,8 @@ def _require_fit(chosen: Environment) -> None:
 
 
 def _become_compose(profile: str, *arguments: str) -> NoReturn:
-    _become(*Compose(_current(profile), {}).command(*arguments))
+    compose = Compose(_current(profile), {})
+    _become(*compose.command(*arguments), environ=compose.environ)
 
 
 def _become(*command: str, environ: dict[str, str] | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -367,6 +368,21 @@ def test_prometheus_is_a_profile_of_compose(
     monkeypatch.setattr(environment, "RUN", tmp_path)
     compose = Compose(Environment("", (), values, {}, {}, []), {})
     assert compose.environ["COMPOSE_PROFILES"] == profiles
+
+
+def test_logs_are_those_of_all_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Prometheus and certbot as well, which Compose knows by its environment alone."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(Environment, "pass_on", lambda _: None)
+    monkeypatch.setattr(os, "chdir", lambda _: None)
+    monkeypatch.setattr(os, "execvpe", lambda *words: given.append(words[-1]))
+    monkeypatch.setattr(local, "running", list)
+    monkeypatch.setattr(docker, "why_none", lambda: None)
+    monkeypatch.setenv("METRICS", "on")
+    monkeypatch.setenv("TLS", "acme")
+    main.logs()
+    assert given[0]["COMPOSE_PROFILES"] == "metrics"
+    assert "compose.tls-acme.yaml" in given[0]["COMPOSE_FILE"]
 
 
 def test_prometheus_ends_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,10 +181,13 @@ def _up(environment: Environment) -> None:
         _converge(environment)
         return
     if running():
+        prepare(environment)
         say("stopping what runs and starting anew: connections are refused meanwhile")
         down(environment)
-    _require_free(address)
-    prepare(environment, "nothing is started")
+        _require_free(address)
+    else:
+        _require_free(address)
+        prepare(environment, "nothing is started")
     _prepare_folders(address)
     try:
         if _has_nginx():
@@ -294,7 +297,8 @@ def prepare(environment: Environment, otherwise: str = "nothing is changed: the 
     # What the packages in .venv bring along is found first.
     environ = environment.values | {"PATH": f"{Path(sys.executable).parent}:{PATH}"}
     try:
-        status = subprocess.run(shlex.split(command), cwd=ROOT, env=environ, check=False).returncode
+        command_line = shlex.split(command)
+        status = subprocess.run(command_line, cwd=ROOT, env=environ, check=False, stdin=subprocess.DEVNULL).returncode
     except OSError as error:
         err.print(f"{error.filename}: {error.strerror}")
         status = 127  # as shells say it

@@ -1,8 +1,9 @@
-"""When the nginx of the local stack has to change."""
+"""When the local stack, or its nginx, has to change."""
 
 import pytest
 
-from greenstack.cli import local
+from greenstack.cli import daemon, environment, local
+from greenstack.cli.console import CommandError
 from greenstack.server.check import NAMES
 from greenstack.server.settings import read_by_nginx
 
@@ -14,3 +15,16 @@ def test_each_setting_of_nginx_counts(name: str) -> None:
 
 def test_the_settings_of_others_do_not() -> None:
     assert local._fingerprint({"MAX_WORKERS": "1"}) == local._fingerprint({})
+
+
+def test_a_failing_command_ends_nothing_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves would have to be stopped, as nothing that reloads is there."""
+    ended: list[object] = []
+    monkeypatch.setattr(local, "running", lambda: ["app-1"])
+    monkeypatch.setattr(local, "_ours", lambda _: True)
+    monkeypatch.setattr(daemon, "running", lambda _: [])
+    monkeypatch.setattr(local, "down", ended.append)
+    monkeypatch.setenv("PRE_DEPLOY", "false")
+    with pytest.raises(CommandError, match="nothing is changed: the old version goes on"):
+        local.up(environment.resolve(""))
+    assert not ended

@@ -248,7 +248,9 @@ class Compose:
     def show(self, *arguments: str) -> int:
         """Run it with its output for everybody to see, and return its exit status."""
         sys.stdout.flush()
-        return subprocess.run(self.command(*arguments), cwd=ROOT, env=self.environ, check=False).returncode
+        command = self.command(*arguments)
+        # Nor does it take the input of a script that calls us.
+        return subprocess.run(command, cwd=ROOT, env=self.environ, check=False, stdin=subprocess.DEVNULL).returncode
 
     def quiet(self, *arguments: str) -> None:
         """Run it silently; where it fails, raise CommandError with everything it printed."""

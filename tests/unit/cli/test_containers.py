@@ -309,7 +309,8 @@ def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPat
     compose = Compose(Fake.environment, {})
     compose.run("up")
     compose.quiet("up")
-    assert given == [subprocess.DEVNULL] * 2
+    compose.show("run")
+    assert given == [subprocess.DEVNULL] * 3
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,9 @@ def _require_fit(chosen: Environment) -> None:
     if local.running():
         local.checked(chosen)
     else:
-        containers.require_nginx(containers.checked(chosen, building=False))
+        compose = containers.checked(chosen, building=False)
+        containers.require_nginx(compose)
+        versions.give_back(compose)  # `make build` may have made another
 
 
 def _become_compose(profile: str, *arguments: str) -> NoReturn:

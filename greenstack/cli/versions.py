@@ -69,9 +69,14 @@ def or_back(compose: Compose) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(CommandError):
-            if serving := in_service(compose):
-                docker.output("tag", serving, image_name(compose))
+            give_back(compose)
         raise
+
+
+def give_back(compose: Compose) -> None:
+    """Give the image that serves its name back, which a build may have taken from it."""
+    if serving := in_service(compose):
+        docker.output("tag", serving, image_name(compose))
 
 
 def keep(compose: Compose) -> None:

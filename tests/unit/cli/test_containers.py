@@ -239,9 +239,10 @@ def test_more_replicas_need_an_nginx_that_fits_them(
     monkeypatch.setattr(main, "_replicas", lambda _: containers.Containers(cast(Compose, Running())))
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(rollout, "scale", lambda _, number: scaled.append(number))
+    monkeypatch.setattr(versions, "give_back", lambda _: scaled.append(0))
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
         main.scale(str(count))
-    assert bool(scaled) == (refused is None)
+    assert scaled == ([] if refused else [0, 2] if count == 2 else [1]), "new ones are of the version in service"
 
 
 @pytest.mark.parametrize(("internal", "refused"), [(True, None), (False, "x_internal would become one with a way out")])

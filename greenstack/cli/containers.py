@@ -184,6 +184,7 @@ def _converge(compose: Compose) -> None:
     _start_new_services(compose)
     if _is_old(compose, "app"):
         _prepare(compose)
+        versions.renew(compose)
         say("starting new replicas beside the old ones")
         # Neither version's replicas are reached where the other's nginx looks for them.
         moved = "BIND" in _nginx_changes(compose, "BIND")
@@ -313,6 +314,7 @@ def deploy(compose: Compose) -> None:
         _run_check(compose)
         _start_new_services(compose)
         _prepare(compose)
+        versions.renew(compose)
         rollout.replace(Containers(compose))
     versions.keep(compose)
     _renew_others(compose)

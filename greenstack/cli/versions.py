@@ -1,6 +1,6 @@
 """The versions of the application: the last images that were in service, each kept under a name of its own.
 
-The name is in the repository of the service's image, and its tag is the time at which it went into service (UTC)
+The name is in the repository of the service's image, and its tag is the time at which it became the newest (UTC)
 and the revision: `greenstack-app:20261126-085812-5ed2904c9f3b`.
 """
 
@@ -30,7 +30,7 @@ class Version:
 
     @property
     def since(self) -> str:
-        """When it went into service first, UTC."""
+        """When it became the newest version, UTC."""
         return time.strftime("%Y-%m-%d %H:%M:%S", time.strptime(self.tag[:15], "%Y%m%d-%H%M%S"))
 
 
@@ -80,17 +80,29 @@ def give_back(compose: Compose) -> None:
 
 
 def keep(compose: Compose) -> None:
-    """Name the image in service as a version, and remove the oldest above `KEPT`."""
+    """Name the image in service as the newest version, and remove the oldest above `KEPT`."""
     service, image = compose.services()["app"], in_service(compose)
     if image is None or service.get("build", {}).get("target") == "dev":  # the code is not in that one
         return
     repository = docker.repository(service["image"])
-    if all(version.image != image for version in _kept(repository)):
-        docker.output("tag", image, f"{repository}:{_new_tag(image)}")
+    _name(repository, image)
     elsewhere = compose.environment.values.get("IMAGE") or repository
     for version in _kept(repository)[:-KEPT]:
-        if version.image != image:
-            _remove(version, {repository, docker.repository(elsewhere)})
+        _remove(version, {repository, docker.repository(elsewhere)})
+
+
+def renew(compose: Compose) -> None:
+    """Make the version in service the newest, if a rollback went to it: it is the one before that which comes now."""
+    repository, image = docker.repository(image_name(compose)), in_service(compose)
+    if image and image in [version.image for version in _kept(repository)]:
+        _name(repository, image)
+
+
+def _name(repository: str, image: str) -> None:
+    versions = _kept(repository)
+    if not versions or versions[-1].image != image:
+        docker.output("tag", image, f"{repository}:{_new_tag(image)}")
+        docker.remove_images([f"{repository}:{version.tag}" for version in versions if version.image == image])
 
 
 def _new_tag(image: str) -> str:

@@ -140,6 +140,7 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "require_nginx", lambda _: None)
     monkeypatch.setattr(containers, "build", lambda _: None)
     monkeypatch.setattr(containers, "_renew_others", lambda _: None)
+    monkeypatch.setattr(versions, "renew", lambda _: None)
     monkeypatch.setattr(versions, "keep", lambda _: None)
     command(cast(Compose, compose))
     assert before == [commands]
@@ -190,6 +191,7 @@ def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(containers, name, lambda _: None)
     monkeypatch.setattr(rollout, "replace", lambda _: None)
     monkeypatch.setattr(containers, "_renew_others", fail)
+    monkeypatch.setattr(versions, "renew", lambda _: None)
     monkeypatch.setattr(versions, "keep", kept.append)
     compose = cast(Compose, Growing(APP, NGINX))
     with pytest.raises(CommandError, match="worker is broken"):

@@ -1,5 +1,6 @@
 """Which version a rollback means, and what the versions are called."""
 
+import itertools
 from typing import Any, cast
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from greenstack.cli import docker, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
+from greenstack.cli.environment import Environment
 from greenstack.cli.versions import Version
 
 COMMITS = [letter * 40 for letter in "abc"]
@@ -68,6 +70,62 @@ def test_the_newest_that_runs_is_in_service(
     monkeypatch.setattr(Compose, "containers", lambda *_: made)
     monkeypatch.setattr(docker, "inspect", lambda name: {"Image": f"image{name}", "Created": f"2026-01-0{name}"})
     assert IN_SERVICE(Compose.__new__(Compose)) == image
+
+
+class Stack:
+    """A stack whose versions are called a, b, c, and no engine."""
+
+    environment = Environment("", (), {}, {}, {}, [])
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tags: dict[str, str] = {}  # image by name
+        self.serving: str | None = None
+        numbers = itertools.count()
+        monkeypatch.setattr(versions, "in_service", lambda _: self.serving)
+        monkeypatch.setattr(versions, "kept", lambda _: versions._kept("app"))
+        monkeypatch.setattr(versions, "_new_tag", lambda image: f"20260101-{next(numbers):06}-{image}")
+        monkeypatch.setattr(docker, "output", self.output)
+        monkeypatch.setattr(docker, "image", self.image)
+        monkeypatch.setattr(docker, "remove_images", lambda names: [self.tags.pop(name) for name in names])
+
+    def services(self) -> dict[str, Any]:
+        return {"app": {"image": "app:latest"}}
+
+    def output(self, *words: str) -> str:
+        if words[0] == "tag":
+            self.tags[words[2]] = words[1]
+        return "\n".join(name.partition(":")[2] for name in self.tags)
+
+    def image(self, name: str) -> dict[str, Any]:
+        image = self.tags.get(name, name)
+        return {"Id": image, "Config": {}, "RepoTags": [each for each, of in self.tags.items() if of == image]}
+
+    def deploy(self, *images: str) -> None:
+        for image in images:
+            versions.renew(cast(Compose, self))
+            self.serving = image
+            versions.keep(cast(Compose, self))
+
+    def rollback(self) -> str:
+        self.serving = versions.wanted(cast(Compose, self), "").image
+        return self.serving
+
+
+def test_the_version_before_is_the_one_that_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(monkeypatch)
+    stack.deploy("a", "b", "c", "bad")
+    assert [stack.rollback(), stack.rollback()] == ["c", "b"], "step by step"
+    stack.deploy("worse")
+    assert stack.rollback() == "b", "not the bad one, which a rollback has left"
+    stack.deploy("a", "d")
+    assert stack.rollback() == "a"
+
+
+def test_the_five_last_in_service_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(monkeypatch)
+    stack.deploy("a", "b", "c", "d", "e", "a", "f")
+    assert [version.image for version in versions._kept("app")] == ["c", "d", "e", "a", "f"]
+    assert "b" not in stack.tags.values()
 
 
 @pytest.mark.parametrize(

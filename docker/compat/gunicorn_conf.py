@@ -44,13 +44,13 @@ def counts() -> dict[str, str]:
 
 # Our configuration reads the environment and refuses what has no effect in the stack; here it has.
 before = dict(os.environ)
-count = counts()
+theirs = before.get("GUNICORN_CONF") or __file__
+is_theirs = Path(theirs).resolve() != Path(__file__).resolve()
+count = {} if is_theirs else counts()  # theirs counts by itself
 for name in (*old_images.REPLACED, *COUNTS):
     os.environ.pop(name, None)
 os.environ |= count
 os.environ["PORT"] = os.environ.get("PORT") or "80"
-theirs = before.get("GUNICORN_CONF") or __file__
-is_theirs = Path(theirs).resolve() != Path(__file__).resolve()
 values = runpy.run_path(str(OURS), run_name="gunicorn_conf" if is_theirs else __name__)
 for name in (*old_images.REPLACED, *COUNTS, "PORT"):
     if name in before:

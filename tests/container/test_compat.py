@@ -137,6 +137,7 @@ def test_defaults(run: Run) -> None:
     assert container.state["Config"]["Env"].count("PYTHONPATH=/app") == 1
     assert container.state["Config"]["WorkingDir"].rstrip("/") == "/app"
     assert not container.state["Config"]["User"]
+    docker("exec", container.id, "sh", "-c", "command -v useradd")  # as many a Dockerfile has it
 
 
 def test_variables_of_the_server(run: Run) -> None:
@@ -201,7 +202,8 @@ def test_a_package_is_found_first(run: Run) -> None:
     [
         ("gunicorn_conf.py", {}),
         ("app/gunicorn_conf.py", {}),
-        ("custom_conf.py", {"GUNICORN_CONF": "/app/custom_conf.py"}),
+        # Its own arithmetic, so nobody has to say whose is meant.
+        ("custom_conf.py", {"GUNICORN_CONF": "/app/custom_conf.py", "WORKERS_PER_CORE": "2", "MAX_WORKERS": "9"}),
     ],
 )
 def test_a_configuration_of_ones_own_replaces_the_default(run: Run, file: str, given: dict[str, str]) -> None:

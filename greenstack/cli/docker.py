@@ -26,7 +26,8 @@ def remote() -> str | None:
     address = os.environ.get("DOCKER_HOST")
     if not address and shutil.which("docker"):
         address = _run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").stdout.strip()
-    return address if address and address.startswith(("ssh://", "tcp://")) else None
+        address = address or os.environ.get("DOCKER_CONTEXT")  # there is none of that name
+    return address if address and not address.startswith("unix://") else None
 
 
 def why_none() -> str | None:

@@ -18,6 +18,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("ssh://deploy@shop.example", "ssh://deploy@shop.example"),
         ("tcp://10.0.0.1:2376", "tcp://10.0.0.1:2376"),
+        ("shop.example", "shop.example"),
         ("unix:///run/docker.sock", None),
         ("", "ssh://context"),
     ],
@@ -39,6 +41,16 @@ def test_no_local_processes_in_the_place_of_another_machine(monkeypatch: pytest.
         docker.why_none()
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     assert docker.why_none() == "gone"
+
+
+def test_no_local_processes_in_the_place_of_a_context_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\necho 'context not found' >&2; exit 1\n")
+    assert docker.why_none() == "context not found"
+    monkeypatch.setenv("DOCKER_CONTEXT", "shpo")
+    with pytest.raises(CommandError, match="shpo: no Docker Engine there: context not found"):
+        docker.why_none()
 
 
 def test_nothing_is_sent_to_ones_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def up(compose: Compose) -> None:
         scale = f"--scale=app={len(Containers(compose).running()) or 1}"
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
-        if done.returncode:
+        if done.returncode and not _get_well(compose, done.stderr):
             raise why(compose, done.stderr)
         _end_prometheus(compose)
     versions.keep(compose)
@@ -199,9 +199,21 @@ def _start_new_services(compose: Compose) -> None:
         say(f"starting {', '.join(names)}")
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
-        # Compose takes one that has done its work, as a migration does, for one that failed.
-        if done.returncode and {*names} - {each.service for each in compose.containers(*names) if each.well}:
+        if done.returncode and not _get_well(compose, done.stderr, *names):
             raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)
+
+
+def _get_well(compose: Compose, complaint: str, *services: str) -> bool:
+    """Return whether `services`, or all, get well: Compose takes one that ends with its work for one that failed."""
+    if "exited (0)" not in complaint:
+        return False
+
+    def settled() -> bool:
+        containers = compose.containers(*services)
+        return all(container.well for container in containers) or any(container.broken for container in containers)
+
+    wait_until(settled, rollout.start_timeout(compose.environment.values), rollout.POLL)
+    return all(container.well for container in compose.containers(*services))
 
 
 def _require_networks(compose: Compose) -> None:

@@ -155,8 +155,9 @@ def test_new_services_start_before_new_replicas(
         (container("migrate", "running", "unhealthy"), "x-migrate-1 is not well"),
     ],
 )
-def test_a_new_service_may_end_with_its_work(
-    monkeypatch: pytest.MonkeyPatch, ended: Container, refused: str | None
+@pytest.mark.parametrize("command", [containers._start_new_services, containers.up], ids=["new", "up"])
+def test_a_service_may_end_with_its_work(
+    monkeypatch: pytest.MonkeyPatch, ended: Container, refused: str | None, command: Callable[[Compose], None]
 ) -> None:
     """As a migration does; `docker compose up --wait` fails all the same."""
 
@@ -169,8 +170,13 @@ def test_a_new_service_may_end_with_its_work(
             return subprocess.CompletedProcess(arguments, 1, "", "container x-migrate-1 exited (0)")
 
     monkeypatch.setattr(docker, "last_words", lambda _: ["its log"])
+    for name in ("require_ours", "_require_networks", "_get_images", "_converge"):
+        monkeypatch.setattr(containers, name, lambda _: None)
+    monkeypatch.setattr(containers, "_oldest_first", list)
+    monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
+    monkeypatch.setattr(versions, "keep", lambda _: None)
     with pytest.raises(CommandError, match=refused) if refused else contextlib.nullcontext():
-        containers._start_new_services(cast(Compose, Migrating(APP, NGINX)))
+        command(cast(Compose, Migrating(APP, NGINX)))
 
 
 def test_a_new_service_without_a_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@
 # is it of this time, does the chain hold?). Only then a rename puts it where nginx reads it, at its next handshakes.
 # One that is not in order costs a line in the log, and the one before serves on.
 #
-# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; looked is as old as the last look.
+# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; own-certificate says when that one ends,
+# in Prometheus' text format; looked is as old as the last look.
 
 case $TLS in
     acme) CHAIN=$CERTIFICATES/live/stack/fullchain.pem KEY=$CERTIFICATES/live/stack/privkey.pem ;;
@@ -47,12 +48,24 @@ try_out() { # says why candidate.pem cannot be used
     done
     # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
     for NAME in $(echo "$SERVER_NAME" | sed 's/\*/any/g; s/^\.//; s/ \./ /g'); do
-        curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
-            --cacert "$NGINX_RUN_DIR/trial.ca" --unix-socket "$NGINX_RUN_DIR/trial.sock" "https://$NAME/" 2>"$LOG" ||
+        curl -q -sS -m 20 -o /dev/null -w '%{certs}' --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
+            --cacert "$NGINX_RUN_DIR/trial.ca" --unix-socket "$NGINX_RUN_DIR/trial.sock" "https://$NAME/" \
+            >"$NGINX_RUN_DIR/trial.certs" 2>"$LOG" ||
             { sed -n '1s/^curl: ([0-9]*) //p' "$LOG"; break; }
     done
     kill $TRIAL 2>/dev/null
     wait $TRIAL 2>/dev/null
+}
+
+tell_end() { # of the certificate that was tried: curl says "Expire date:Nov 28 10:44:09 2026 GMT" of each in the chain
+    TZ=UTC0 awk -F '[: ]+' '/^Expire date:/ {
+        month = (index("JanFebMarAprMayJunJulAugSepOctNovDec", $3) + 2) / 3
+        print "# HELP nginx_certificate_end_time_seconds When the certificate in use ends, since the epoch."
+        print "# TYPE nginx_certificate_end_time_seconds gauge"
+        printf "nginx_certificate_end_time_seconds %.0f\n", mktime($8 " " month " " $4 " " $5 " " $6 " " $7)
+        exit
+    }' "$NGINX_RUN_DIR/trial.certs" >"$NGINX_RUN_DIR/own-certificate.new"
+    mv -f "$NGINX_RUN_DIR/own-certificate.new" "$NGINX_RUN_DIR/own-certificate"
 }
 
 renew() { # leaves in FAULT why what the folder has is not in use
@@ -65,6 +78,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
     [ -n "$FAULT" ] || FAULT=$(try_out)
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
+        tell_end
         say "the certificate in $CHAIN is in use"
     elif [ "$FAULT" != "$SAID" ]; then
         if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi

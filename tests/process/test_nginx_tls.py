@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 
 from tests.process.nginx_helpers import ENTRYPOINT, Nginx, knows, needs_nginx, nginx
 from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
+from tests.support.metrics import scrape, total
 from tests.support.programs import needs
 from tests.support.wait import until
 
@@ -122,6 +124,19 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     until(lambda: own.shown()[0] != first, "the new certificate is shown")
     assert own.server.workers() == workers
     assert len(own.said("is in use")) == 2
+
+
+def test_its_end_is_told(own: Edge) -> None:
+    def told() -> float:
+        return total(scrape(str(own.server.run / "metrics.sock")), "nginx_certificate_end_time_seconds")
+
+    def end() -> float:
+        return x509.load_pem_x509_certificate((own.folder / "fullchain.pem").read_bytes()).not_valid_after_utc.timestamp()
+
+    own.start()
+    assert told() == end()
+    AUTHORITY.issue(own.folder, NAME, days=40)
+    until(lambda: told() == end(), "the end of the new one is told")
 
 
 def test_new_certificate_with_an_old_time_is_seen(own: Edge) -> None:

@@ -131,7 +131,8 @@ def test_its_end_is_told(own: Edge) -> None:
         return total(scrape(str(own.server.run / "metrics.sock")), "nginx_certificate_end_time_seconds")
 
     def end() -> float:
-        return x509.load_pem_x509_certificate((own.folder / "fullchain.pem").read_bytes()).not_valid_after_utc.timestamp()
+        chain = (own.folder / "fullchain.pem").read_bytes()
+        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
 
     own.start()
     assert told() == end()

@@ -17,6 +17,7 @@ import pytest
 from greenstack.cli import prometheus
 from tests.chaos import stack as local
 from tests.chaos.load import Load
+from tests.support.http import Request, ask
 from tests.support.metrics import scrape
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process
@@ -33,7 +34,7 @@ class Prometheus(Process):
     """A Prometheus that asks the nginx at `nginx`, in `folder`."""
 
     def __init__(self, folder: Path, nginx: str, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.address, self.url = ("127.0.0.1", port), f"http://127.0.0.1:{port}"
         command = prometheus.command(folder, nginx, f"127.0.0.1:{port}", "1h")
         super().__init__(command, {"PATH": PATH}, folder / "prometheus.log")
         until(lambda: self.answers() or not self.running(), "Prometheus answers")
@@ -140,6 +141,12 @@ def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: P
     second.stop()
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the second is forgotten")
     until(lambda: measuring.values('up{job="app"} == 0') == {}, "one that has left is none that is broken")
+
+
+def test_pages_from_elsewhere_cannot_read(measuring: Prometheus) -> None:
+    answer = ask(measuring.address, Request("GET", "/api/v1/query?query=1", {"Origin": "http://other.test"}))
+    assert answer.status == 200
+    assert "access-control-allow-origin" not in answer.headers
 
 
 @needs_browser

@@ -57,14 +57,22 @@ try_out() { # says why candidate.pem cannot be used
     wait $TRIAL 2>/dev/null
 }
 
-tell_end() { # of the certificate that was tried: curl says "Expire date:Nov 28 10:44:09 2026 GMT" of each in the chain
+trial_end() { # when the certificate that was tried ends: curl (7.88) says "Expire date:Nov 28 10:44:09 2026 GMT"
     TZ=UTC0 awk -F '[: ]+' '/^Expire date:/ {
         month = (index("JanFebMarAprMayJunJulAugSepOctNovDec", $3) + 2) / 3
-        print "# HELP nginx_certificate_end_time_seconds When the certificate in use ends, since the epoch."
-        print "# TYPE nginx_certificate_end_time_seconds gauge"
-        printf "nginx_certificate_end_time_seconds %.0f\n", mktime($8 " " month " " $4 " " $5 " " $6 " " $7)
+        printf "%.0f", mktime($8 " " month " " $4 " " $5 " " $6 " " $7)
         exit
-    }' "$NGINX_RUN_DIR/trial.certs" >"$NGINX_RUN_DIR/own-certificate.new"
+    }' "$NGINX_RUN_DIR/trial.certs"
+}
+
+tell_end() { # SECONDS: since the epoch; nothing where nobody knows
+    {
+        [ -z "$1" ] || cat <<END
+# HELP nginx_certificate_end_time_seconds When the certificate in use ends, since the epoch; 0: there is none.
+# TYPE nginx_certificate_end_time_seconds gauge
+nginx_certificate_end_time_seconds $1
+END
+    } >"$NGINX_RUN_DIR/own-certificate.new"
     mv -f "$NGINX_RUN_DIR/own-certificate.new" "$NGINX_RUN_DIR/own-certificate"
 }
 
@@ -78,7 +86,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
     [ -n "$FAULT" ] || FAULT=$(try_out)
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
-        tell_end
+        tell_end "$(trial_end)"
         say "the certificate in $CHAIN is in use"
     elif [ "$FAULT" != "$SAID" ]; then
         if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi
@@ -90,6 +98,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
 follow_certificate() { # in the background, but once before nginx listens, so that its first client finds it
     LOOKS=0
     set +e # a failed command must not end the watch
+    tell_end 0
     renew
     while kill -0 $$ 2>/dev/null; do
         # A new file is seen by its time at once, and one that was given an old time at every fifth look.

@@ -126,7 +126,8 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     assert len(own.said("is in use")) == 2
 
 
-def test_its_end_is_told(own: Edge) -> None:
+@pytest.mark.parametrize("name", [NAME, ""])
+def test_its_end_is_told(own: Edge, name: str) -> None:
     def told() -> float:
         return total(scrape(str(own.server.run / "metrics.sock")), "nginx_certificate_end_time_seconds")
 
@@ -135,7 +136,7 @@ def test_its_end_is_told(own: Edge) -> None:
         return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
 
     (own.folder / "privkey.pem").unlink()
-    own.start()
+    own.start(SERVER_NAME=name)
     assert told() == 0, "there is none"
     AUTHORITY.issue(own.folder, NAME)
     until(lambda: told() == end(), "the end of the first one is told")

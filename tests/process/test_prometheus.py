@@ -133,6 +133,15 @@ def test_the_page_without_prometheus(tmp_path: Path) -> None:
     assert tiles(page)["replicas"] == "–"
 
 
+@needs_browser
+def test_a_resize_makes_no_more_turns(tmp_path: Path) -> None:
+    page = (ROOT / f"prometheus{PAGE}").read_text()
+    resizes = '<script>for (let i = 0; i < 50; i++) dispatchEvent(new Event("resize"))</script>'
+    (tmp_path / "page.html").write_text(page + resizes)
+    (turns,) = re.findall(r'data-turns="(\d+)"', shown((tmp_path / "page.html").as_uri(), seconds=12))
+    assert 2 <= int(turns) <= 5, "at once, after the resize, and every 5 s"
+
+
 def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: Prometheus) -> None:
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the first is found")
     second = stack.start_app("app-2")

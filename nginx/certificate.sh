@@ -4,7 +4,8 @@
 # is it of this time, does the chain hold?). Only then a rename puts it where nginx reads it, at its next handshakes.
 # One that is not in order costs a line in the log, and the one before serves on.
 #
-# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; looked is as old as the last look.
+# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; own-certificate says when that one ends,
+# in Prometheus' text format; looked is as old as the last look.
 
 case $TLS in
     acme) CHAIN=$CERTIFICATES/live/stack/fullchain.pem KEY=$CERTIFICATES/live/stack/privkey.pem ;;
@@ -45,6 +46,9 @@ try_out() { # says why candidate.pem cannot be used
         sleep 0.1
         WAITED=$((WAITED + 1))
     done
+    # Whatever its names are: when does it end?
+    curl -q -sk -m 20 -o /dev/null -w '%{certs}' --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
+        --unix-socket "$NGINX_RUN_DIR/trial.sock" https://nginx/ >"$NGINX_RUN_DIR/trial.certs"
     # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
     for NAME in $(echo "$SERVER_NAME" | sed 's/\*/any/g; s/^\.//; s/ \./ /g'); do
         curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
@@ -53,6 +57,25 @@ try_out() { # says why candidate.pem cannot be used
     done
     kill $TRIAL 2>/dev/null
     wait $TRIAL 2>/dev/null
+}
+
+trial_end() { # when the certificate that was tried ends: curl (7.88) says "Expire date:Nov 28 10:44:09 2026 GMT"
+    TZ=UTC0 awk -F '[: ]+' '/^Expire date:/ {
+        month = (index("JanFebMarAprMayJunJulAugSepOctNovDec", $3) + 2) / 3
+        printf "%.0f", mktime($8 " " month " " $4 " " $5 " " $6 " " $7)
+        exit
+    }' "$NGINX_RUN_DIR/trial.certs"
+}
+
+tell_end() { # SECONDS: since the epoch; nothing where nobody knows
+    {
+        [ -z "$1" ] || cat <<END
+# HELP nginx_certificate_end_time_seconds When the certificate in use ends, since the epoch; 0: there is none.
+# TYPE nginx_certificate_end_time_seconds gauge
+nginx_certificate_end_time_seconds $1
+END
+    } >"$NGINX_RUN_DIR/own-certificate.new"
+    mv -f "$NGINX_RUN_DIR/own-certificate.new" "$NGINX_RUN_DIR/own-certificate"
 }
 
 renew() { # leaves in FAULT why what the folder has is not in use
@@ -65,6 +88,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
     [ -n "$FAULT" ] || FAULT=$(try_out)
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
+        tell_end "$(trial_end)"
         say "the certificate in $CHAIN is in use"
     elif [ "$FAULT" != "$SAID" ]; then
         if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi
@@ -76,6 +100,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
 follow_certificate() { # in the background, but once before nginx listens, so that its first client finds it
     LOOKS=0
     set +e # a failed command must not end the watch
+    tell_end 0
     renew
     while kill -0 $$ 2>/dev/null; do
         # A new file is seen by its time at once, and one that was given an old time at every fifth look.

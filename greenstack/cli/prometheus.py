@@ -26,5 +26,6 @@ def command(folder: Path, nginx: str, listen: str, retention: str) -> list[str]:
         f"--web.listen-address={listen}",
         f"--web.console.templates={HERE}/consoles",
         f"--web.console.libraries={HERE}/consoles",
+        "--web.cors.origin=none",  # else any page that a browser here shows could read the numbers
         "--log.level=warn",
     ]

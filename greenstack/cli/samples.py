@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -54,6 +54,10 @@ class Moment:
     replicas: dict[str, Samples]
     nginx: Samples
     at: float = field(default_factory=time.monotonic)
+
+    def after(self, before: "Moment") -> "Moment":
+        """Return this one with what was last told by replicas that did not answer now: they are not new later."""
+        return replace(self, replicas=before.replicas | self.replicas)
 
     def since(self, before: "Moment") -> "Moment":
         """Return what happened since; `at` is the seconds that it took. Of a new replica that is all it has done."""

@@ -29,13 +29,16 @@ ANSWER = 5.0  # s for all replicas to tell
 ROUTES = 8  # lines; those with the most requests
 
 # In nginx's container: for each line that it reads, all numbers, each replica's behind a line with its name.
-_ASK = """
+_ASK = r"""
+get() { # whole or not at all
+    text=$(curl -sf -m 2 --unix-socket metrics.sock "http://nginx/$1") && printf '%s\n' "$text"
+}
 cd /tmp/nginx && while read -r _; do
-    curl -s -m 2 --unix-socket metrics.sock http://nginx/metrics
+    get metrics
     for app in $(cat in-use); do
         name=${app##*/} && name=${name%.sock}
         echo "#= $name"
-        curl -s -m 2 --unix-socket metrics.sock "http://nginx/replicas/$name/metrics"
+        get "replicas/$name/metrics"
     done
     echo '#.'
 done
@@ -112,7 +115,10 @@ class OverSocket:
         with contextlib.closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()
-            text = response.read().decode()
+            try:
+                text = response.read().decode()
+            except http.client.IncompleteRead:  # its worker was killed meanwhile
+                return ""
         return text if response.status == http.client.OK else ""  # a replica has just gone
 
     def close(self) -> None:
@@ -139,7 +145,7 @@ def show(source: Source) -> None:
         while not typed(EVERY):
             now = source.moment()
             live.update(screen(before, now), refresh=True)
-            before = now
+            before = now.after(before)
 
 
 @contextlib.contextmanager

@@ -106,6 +106,7 @@ def _preload(server: Arbiter) -> None:
 def on_reload(server: Arbiter) -> None:
     """Note when it was: whoever looks at the numbers wants to know what changed."""
     Worker.store.count_reload()
+    Worker.replaced = server.worker_age
 
 
 def when_ready(server: Arbiter) -> None:
@@ -142,7 +143,9 @@ def worker_int(worker: Worker) -> None:
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Say that a worker is gone and free its slot."""
-    if Worker.scoreboard.state(worker.slot) is not State.DRAINING:
+    state = Worker.scoreboard.state(worker.slot)
+    # One that a reload replaces while it starts has no time to drain.
+    if state is not State.DRAINING and not (state is State.STARTING and worker.age <= Worker.replaced):
         Worker.store.count_crash()
     if Worker.shared:
         Worker.shared.leave(worker.slot)

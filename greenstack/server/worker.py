@@ -248,6 +248,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     answers: Answers
     scoreboard = Scoreboard()
     store = Store()
+    replaced = 0  # the age of the youngest worker that the last reload tells to stop
     shared: "Shared | None" = None  # the application's own metrics, where they are to be told as well
     slot: int
     pulse: Pulse

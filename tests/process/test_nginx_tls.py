@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 
 from tests.process.nginx_helpers import ENTRYPOINT, Nginx, knows, needs_nginx, nginx
 from tests.support.certificates import NAME, Authority, get, mozilla_faults, replace, shown
+from tests.support.metrics import scrape, total
 from tests.support.programs import needs
 from tests.support.wait import until
 
@@ -122,6 +124,24 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     until(lambda: own.shown()[0] != first, "the new certificate is shown")
     assert own.server.workers() == workers
     assert len(own.said("is in use")) == 2
+
+
+@pytest.mark.parametrize("name", [NAME, ""])
+def test_its_end_is_told(own: Edge, name: str) -> None:
+    def told() -> float:
+        return total(scrape(str(own.server.run / "metrics.sock")), "nginx_certificate_end_time_seconds")
+
+    def end() -> float:
+        chain = (own.folder / "fullchain.pem").read_bytes()
+        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+
+    (own.folder / "privkey.pem").unlink()
+    own.start(SERVER_NAME=name)
+    assert told() == 0, "there is none"
+    AUTHORITY.issue(own.folder, NAME)
+    until(lambda: told() == end(), "the end of the first one is told")
+    AUTHORITY.issue(own.folder, NAME, days=40)
+    until(lambda: told() == end(), "the end of the new one is told")
 
 
 @pytest.mark.slow

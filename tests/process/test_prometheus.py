@@ -17,6 +17,7 @@ import pytest
 from greenstack.cli import prometheus
 from tests.chaos import stack as local
 from tests.chaos.load import Load
+from tests.support.http import Request, ask
 from tests.support.metrics import scrape
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process
@@ -33,7 +34,7 @@ class Prometheus(Process):
     """A Prometheus that asks the nginx at `nginx`, in `folder`."""
 
     def __init__(self, folder: Path, nginx: str, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.address, self.url = ("127.0.0.1", port), f"http://127.0.0.1:{port}"
         command = prometheus.command(folder, nginx, f"127.0.0.1:{port}", "1h")
         super().__init__(command, {"PATH": PATH}, folder / "prometheus.log")
         until(lambda: self.answers() or not self.running(), "Prometheus answers")
@@ -132,6 +133,15 @@ def test_the_page_without_prometheus(tmp_path: Path) -> None:
     assert tiles(page)["replicas"] == "–"
 
 
+@needs_browser
+def test_a_resize_makes_no_more_turns(tmp_path: Path) -> None:
+    page = (ROOT / f"prometheus{PAGE}").read_text()
+    resizes = '<script>for (let i = 0; i < 50; i++) dispatchEvent(new Event("resize"))</script>'
+    (tmp_path / "page.html").write_text(page + resizes)
+    (turns,) = re.findall(r'data-turns="(\d+)"', shown((tmp_path / "page.html").as_uri(), seconds=12))
+    assert 2 <= int(turns) <= 5, "at once, after the resize, and every 5 s"
+
+
 @pytest.mark.slow
 def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: Prometheus) -> None:
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the first is found")
@@ -141,6 +151,12 @@ def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: P
     second.stop()
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the second is forgotten")
     until(lambda: measuring.values('up{job="app"} == 0') == {}, "one that has left is none that is broken")
+
+
+def test_pages_from_elsewhere_cannot_read(measuring: Prometheus) -> None:
+    answer = ask(measuring.address, Request("GET", "/api/v1/query?query=1", {"Origin": "http://other.test"}))
+    assert answer.status == 200
+    assert "access-control-allow-origin" not in answer.headers
 
 
 @needs_browser
@@ -180,7 +196,7 @@ def test_the_page_and_the_dashboard_name_what_is_told(stack: local.Stack) -> Non
     assert stack.status("/anything") == 200
     socket = str(stack.nginx.run / "metrics.sock")
     told = {name for name, _ in [*scrape(socket), *scrape(socket, "/replicas/app-1/metrics")]}
-    told |= {"container_memory_limit_bytes", "up"}
+    told |= {"container_memory_limit_bytes", "nginx_certificate_end_time_seconds", "up"}  # where there are such
     for file in ("consoles/index.html", "grafana.json", "rules.yml"):
         text = (ROOT / "prometheus" / file).read_text()
         names = set(re.findall(r"\b(?:http_request|gunicorn|container|nginx_)\w+", text)) - {"nginx_alone"}

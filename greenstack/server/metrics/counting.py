@@ -89,9 +89,19 @@ def template(scope: "Scope") -> str:
 
 def _declared(root: str, scope: "Scope") -> str:
     """Return the path of mounts, which stands in the scope as the client wrote it, with the parameters' names."""
-    # Reversed, because the first of two that are the same is the mount's.
-    names = {str(value): name for name, value in reversed(scope.get("path_params", {}).items())}
-    return "/".join(f"{{{names[part]}}}" if part in names else part for part in root.split("/"))
+    parameters = scope.get("path_params", {}).items()  # the mounts' first
+    return "/".join(
+        next((f"{{{name}}}" for name, value in parameters if part and _is(part, value)), part)
+        for part in root.split("/")
+    )
+
+
+def _is(part: str, value: Any) -> bool:
+    """Tell whether a parameter has its value from `part` of a path: 7 may be from 007."""
+    try:
+        return bool(type(value)(part) == value)
+    except (TypeError, ValueError):
+        return str(value) == part
 
 
 class Pulse:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import select
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +101,36 @@ def test_a_new_replica_counts_from_nothing() -> None:
     assert row(lines, "a ")[2] == "2.0", "its counters began anew"
     assert row(lines, "b ")[2] == "1.0"
     assert row(lines, "all")[2] == "3.0"
+
+
+def test_one_that_was_not_heard_is_not_new() -> None:
+    replica = Replica().answer(0.001, 500)
+    before = Moment({"a": replica.told()}, Samples(), at=0)
+    silent = Moment({}, Samples(), at=2).after(before)
+    assert row(shown(silent, Moment({"a": replica.answer(0.001, 4).told()}, Samples(), at=4)), "a ")[2] == "2.0"
+
+
+def test_half_an_answer_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # as the folder's path may be too long for a socket
+    (tmp_path / "in-use").write_text("/sockets/a.sock\n")
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\nhttp_req", b"HTTP/1.1 200 OK\r\n\r\nx 1\n"]
+
+    def serve() -> None:
+        for answer in answers:
+            client = server.accept()[0]
+            client.recv(65536)
+            client.sendall(answer)
+            client.close()
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("metrics.sock")
+        server.listen()
+        nginx = threading.Thread(target=serve, daemon=True)
+        nginx.start()
+        moment = top.OverSocket(Path()).moment()
+        nginx.join()
+    assert moment.replicas == {}
+    assert moment.nginx.sum("x") == 1
 
 
 def test_what_nginx_answers_alone_is_shown() -> None:

@@ -17,6 +17,7 @@ from gunicorn.errors import HaltServer
 
 from greenstack.server import hooks
 from greenstack.server.cgroup import Cgroup
+from greenstack.server.metrics.store import Event, Store
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings
 from greenstack.server.worker import Worker
@@ -71,6 +72,20 @@ def test_a_workers_life(server: Server) -> None:
     assert server.log.lines == [
         "on pre_fork", "on pre_fork", "worker:WORKER_1 exited", "on pre_fork", "on post_fork", "worker:WORKER_3 exited",
     ]  # fmt: skip
+
+
+def test_a_reload_during_a_start_is_no_crash(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "store", Store(slots=2))
+    monkeypatch.setattr(Worker, "replaced", 0)
+    old, new = worker(1), worker(2)
+    hooks.pre_fork(server, old)
+    server.worker_age = 1
+    hooks.on_reload(server)
+    hooks.pre_fork(server, new)
+    hooks.child_exit(server, old)
+    assert Worker.store.numbers[Event.CRASHES] == 0
+    hooks.child_exit(server, new)
+    assert Worker.store.numbers[Event.CRASHES] == 1
 
 
 def test_seed_names() -> None:

@@ -164,6 +164,10 @@ def application(folder: Path) -> FastAPI:
     tenant.include_router(inner)
     app.mount("/tenants/{tenant}", tenant)
     app.mount("/static", StaticFiles(directory=folder))
+    files = FastAPI()
+    files.add_api_route("/{file:path}", lambda file: file)
+    app.mount("/numbers/{number:int}", files)
+    app.add_api_route("/all/{rest:path}", lambda rest: rest)
     return app
 
 
@@ -176,6 +180,9 @@ def application(folder: Path) -> FastAPI:
         ("/tenants/acme/users/acme", "200", "/tenants/{tenant}/users/{name}"),
         ("/tenants/acme/nothing", "404", "/tenants/{tenant}/{path}"),
         ("/static/file.txt", "200", "/static/{path}"),
+        ("/numbers/007/a/b", "200", "/numbers/{number}/{file}"),
+        ("/numbers/7/", "200", "/numbers/{number}/{file}"),
+        ("/all/", "200", "/all/{rest}"),
         ("/nothing/here", "404", "-"),
     ],
 )

@@ -313,7 +313,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "NGINX_METRICS_LISTEN": _metrics_listen(settings) if environment.metrics and has_prometheus() else "",
         "NGINX_LISTEN_TLS": tls_address(environment),
         "CERTIFICATES": str(ROOT / (environment.values.get("TLS_FOLDER") or ".")),
-        "STATIC_FILES": str(ROOT / (environment.values.get("STATIC_FOLDER") or ".")),
+        "STATIC_FILES": str(ROOT / environment.value("STATIC_FOLDER")),
         "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }

@@ -2,7 +2,8 @@
 
 import pytest
 
-from greenstack.cli import local
+from greenstack.cli import ROOT, local
+from greenstack.cli.environment import Environment
 from greenstack.server.check import NAMES
 from greenstack.server.settings import read_by_nginx
 
@@ -14,3 +15,8 @@ def test_each_setting_of_nginx_counts(name: str) -> None:
 
 def test_the_settings_of_others_do_not() -> None:
     assert local._fingerprint({"MAX_WORKERS": "1"}) == local._fingerprint({})
+
+
+def test_the_folder_of_files_is_never_the_whole_repository() -> None:
+    environ = local._nginx_environ(Environment("", (), {"STATIC_PATH": "/static"}, {}, {}, []))
+    assert environ["STATIC_FILES"] == str(ROOT / "static")

@@ -4,6 +4,8 @@ import gzip
 import http.client
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -70,16 +72,22 @@ def test_compression_can_be_switched_off() -> None:
         assert "content-encoding" not in get(server, "/?bytes=5000&Content-Type=application/json").headers
 
 
+def entries(server: Nginx, path: str, count: int) -> list[dict[str, Any]]:
+    """Return the access log's entries for `path`, once there are `count`."""
+
+    def lines() -> list[str]:
+        return [line for line in server.access_log.read_text().splitlines() if f'"{path}"' in line]
+
+    until(lambda: len(lines()) == count, f"{count} requests are logged")
+    return [json.loads(line) for line in lines()]
+
+
 def twice(server: Nginx, path: str, *headers: dict[str, str]) -> str:
     """Request `path` two times, with `headers` in turn; return what the log says of the cache at the second one."""
     for number in range(2):
         get(server, path, **(headers[number % len(headers)] if headers else {}))
 
-    def entries() -> list[str]:
-        return [line for line in server.access_log.read_text().splitlines() if f'"{path}"' in line]
-
-    until(lambda: len(entries()) == 2, "both are logged")
-    return str(json.loads(entries()[1])["cache"])
+    return str(entries(server, path, 2)[1]["cache"])
 
 
 MARKED = "Cache-Control=max-age%3D60"
@@ -102,6 +110,14 @@ def test_personal_requests_pass_the_cache_by(edge: Nginx, header: str) -> None:
     assert twice(edge, f"/{header}-1?{MARKED}", personal) == "BYPASS"
     assert twice(edge, f"/{header}-2?{MARKED}", {}, personal) == "BYPASS"
     assert twice(edge, f"/{header}-3?{MARKED}", personal, {}) == "MISS"
+
+
+def test_nobody_waits_for_what_is_not_cached(edge: Nginx) -> None:
+    path = "/slow?seconds=2"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: get(edge, path), range(3)))
+    waits = [float(entry["duration"]) - float(entry["upstream_duration"]) for entry in entries(edge, path, 3)]
+    assert max(waits) < 1.5, "all are at the app at once; in turn, the second would wait for 2 s"
 
 
 def test_nothing_is_cached_unless_told() -> None:

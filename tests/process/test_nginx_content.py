@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,7 +24,10 @@ def edge() -> Iterator[Nginx]:
         files = server.folder / "files"
         files.mkdir()
         (files / "style.css").write_text("body{}" * 1000)
+        (files / "manual").mkdir()
+        (files / "manual/index.html").write_text("manual")
         (server.folder / "private").touch()
+        (files / "link").symlink_to(server.folder / "private")
         server.app()
         yield server.start(RESPONSE_CACHE="1m", STATIC_PATH="/assets/v1", STATIC_FILES=str(files))
 
@@ -135,6 +139,25 @@ def test_files_are_answered_without_the_app(edge: Nginx) -> None:
     assert edge.logged("/assets/v1/style.css")["upstream"] == ""
     missing = get(edge, "/assets/v1/none.css", **{"accept-encoding": "identity"})
     assert (missing.status_code, missing.content) == (404, b'{"detail":"Not Found"}')
+
+
+def test_folder_leads_to_its_index_on_any_port(edge: Nginx) -> None:
+    answer = get(edge, "/assets/v1/manual")
+    assert (answer.status_code, answer.headers["location"]) == (301, "/assets/v1/manual/")
+    assert get(edge, "/assets/v1/manual/").content == b"manual"
+
+
+def test_folder_without_index_is_forbidden_in_json(edge: Nginx) -> None:
+    answer = get(edge, "/assets/v1/")
+    assert (answer.status_code, answer.content) == (403, b'{"detail":"Forbidden"}')
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file away")
+def test_link_to_what_is_somebody_elses_is_not_followed(edge: Nginx) -> None:
+    link = edge.folder / "files/link"
+    assert get(edge, "/assets/v1/link").status_code == 200
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    assert get(edge, "/assets/v1/link").status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/assets/v1/../private", "/assets/v1/%2e%2e/private", "/assets/v1../private"])

@@ -385,6 +385,8 @@ def _require_tls(environment: Environment) -> None:
     if tls == "files":
         if not _has_nginx():
             raise CommandError("TLS=files: needs nginx, which is not installed; allowed here: off", status=REFUSED)
+        if not daemon.running("nginx"):
+            _require_free(tls_address(environment), "HTTPS_PORT")
         with tempfile.TemporaryDirectory() as folder:
             _render(_nginx_environ(environment) | {"NGINX_RUN_DIR": folder})
 

@@ -20,6 +20,12 @@ Hint: The Certificate Authority failed to download the temporary challenge files
 Some challenges have failed.
 Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
 """
+TOO_MANY = """Saving debug log to /tmp/certbot/letsencrypt.log
+Renewing an existing certificate for example.org
+An unexpected error occurred:
+too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2026-12-01
+Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
+"""
 DOWN = """Saving debug log to /tmp/certbot/letsencrypt.log
 An unexpected error occurred:
 requests.exceptions.ConnectionError: no route to host
@@ -31,6 +37,11 @@ Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/
     ("output", "fault"),
     [
         (DNS, "example.org: dns: DNS problem: NXDOMAIN looking up A for example.org"),
+        (
+            TOO_MANY,
+            "too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, "
+            "retry after 2026-12-01",
+        ),
         (DOWN, "requests.exceptions.ConnectionError: no route to host"),
         ("", "certbot says nothing"),
     ],

@@ -112,7 +112,8 @@ class Waiting:
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]) -> tuple[list[float], list[bool]]:
     """Run the program, certbot failing as `faults` say; return its pauses, and which attempts were forced."""
-    waiting, forced = Waiting(len(faults)), []
+    waiting = Waiting(len(faults))
+    forced: list[bool] = []
 
     def attempt(_: list[str], *, force: bool) -> str:
         forced.append(force)

@@ -64,13 +64,16 @@ def own() -> Iterator[Edge]:
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_app_learns_what_the_client_used(edge: Edge, http2: bool) -> None:
-    answer = edge.get("/items/42?q=a", http2=http2, headers={"X-Forwarded-Proto": "http", "X-Forwarded-Port": "1"})
+    claims = {"Proto": "http", "Port": "1", "Host": "evil.test", "For": "192.0.2.66"}
+    headers = {f"X-Forwarded-{name}": value for name, value in claims.items()} | {"Forwarded": "for=192.0.2.66"}
+    answer = edge.get("/items/42?q=a", http2=http2, headers=headers)
     assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
     seen = json.loads(answer.content)
     headers = dict(seen["headers"])
     assert (seen["target"], headers["x-forwarded-proto"]) == ("/items/42?q=a", "https")
     assert headers["host"] == headers["x-forwarded-host"] == f"{NAME}:{edge.address[1]}", "with the port, for redirects"
-    assert "x-forwarded-port" not in headers
+    assert headers["x-forwarded-for"] == edge.address[0]
+    assert not {"x-forwarded-port", "forwarded"} & headers.keys()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -44,15 +44,19 @@ def main() -> None:
     WEBROOT.mkdir(exist_ok=True)
     wait_for_nginx(names[0])
     retry = FIRST_RETRY
+    force = False
     while True:
-        force = now.is_set()
-        now.clear()
+        if now.is_set():
+            now.clear()
+            force = True
         fault = attempt(names, force=force)
+        force = force and bool(fault)  # a key that has leaked is to go, however often the authority fails
         pause = retry if fault else INTERVAL
         retry = min(2 * retry, LONGEST_RETRY) if fault else FIRST_RETRY
         if fault:
             say(
-                f"no certificate for {' '.join(names)}: {fault}; tries again in {pause // 60} min, SIGHUP tries at once"
+                f"no new certificate for {' '.join(names)}: {fault}; tries again in {pause // 60} min, "
+                "SIGHUP tries at once"
             )
         else:
             say(f"the certificate for {' '.join(names)} is valid until {valid_until()}")
@@ -78,7 +82,7 @@ def command(names: list[str], *, force: bool) -> list[str]:
     return [
         *("certbot", "certonly", "--non-interactive", "--agree-tos", "--email", os.environ["ACME_EMAIL"]),
         *("--webroot", "--webroot-path", str(WEBROOT), "--cert-name", LINEAGE, *domains, "--renew-with-new-domains"),
-        "--force-renewal" if force or of_another_authority(server) else "--keep-until-expiring",
+        "--force-renewal" if force or of_another_authority(server) or damaged() else "--keep-until-expiring",
         *("--key-type", "ecdsa", "--config-dir", str(FOLDER), "--work-dir", str(CERTBOT_FILES)),
         *("--logs-dir", str(CERTBOT_FILES), *(["--server", server] if server else [])),
     ]
@@ -91,6 +95,17 @@ def of_another_authority(server: str | None) -> bool:
         return False
     named = re.findall(r"^server = (.+)$", kept.read_text(), re.MULTILINE)
     return named != [server or "https://acme-v02.api.letsencrypt.org/directory"]
+
+
+def damaged() -> bool:
+    """Return whether there is a certificate that nobody can read: certbot itself would keep it."""
+    try:
+        valid_until()
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def explain(output: str) -> str:

@@ -15,6 +15,7 @@ SAID=''
 
 collect() { # writes chain and key into candidate.pem, or says why it cannot
     for FILE in "$CHAIN" "$KEY"; do
+        [ ! -L "$FILE" ] || [ -e "$FILE" ] || { echo "$FILE is a link that leads out of the folder"; return; }
         [ -e "$FILE" ] || { echo "$FILE is not there"; return; }
         [ -r "$FILE" ] || { echo "$FILE cannot be read by user $(id -u)"; return; }
     done
@@ -50,13 +51,23 @@ try_out() { # says why candidate.pem cannot be used
     curl -q -sk -m 20 -o /dev/null -w '%{certs}' --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
         --unix-socket "$NGINX_RUN_DIR/trial.sock" https://nginx/ >"$NGINX_RUN_DIR/trial.certs"
     # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
+    FITS='' UNFIT=''
     for NAME in $(echo "$SERVER_NAME" | sed 's/\*/any/g; s/^\.//; s/ \./ /g'); do
-        curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
-            --cacert "$NGINX_RUN_DIR/trial.ca" --unix-socket "$NGINX_RUN_DIR/trial.sock" "https://$NAME/" 2>"$LOG" ||
-            { sed -n '1s/^curl: ([0-9]*) //p' "$LOG"; break; }
+        if curl -q -sS -m 20 -o /dev/null --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
+            --cacert "$NGINX_RUN_DIR/trial.ca" --unix-socket "$NGINX_RUN_DIR/trial.sock" "https://$NAME/" 2>"$LOG"; then
+            FITS=1
+        else
+            UNFIT=$(sed -n '1s/^curl: ([0-9]*) //p' "$LOG")
+        fi
     done
     kill $TRIAL 2>/dev/null
     wait $TRIAL 2>/dev/null
+    # A name that is new in SERVER_NAME, which certbot may not get, must not take HTTPS from the others at a start.
+    if [ "$TLS" = acme ] && [ -n "$FITS" ] && [ -n "$UNFIT" ] && [ ! -e "$NGINX_RUN_DIR/certificate.pem" ]; then
+        say "the certificate is not for all of SERVER_NAME ($UNFIT): it serves the others until certbot has another"
+    else
+        echo "$UNFIT"
+    fi
 }
 
 trial_end() { # when the certificate that was tried ends: curl (7.88) says "Expire date:Nov 28 10:44:09 2026 GMT"
@@ -102,9 +113,9 @@ follow_certificate() { # in the background, but once before nginx listens, so th
     set +e # a failed command must not end the watch
     tell_end 0
     renew
-    while kill -0 $$ 2>/dev/null; do
+    # Asked after the sleep, as there may be another nginx by then, with files and names of its own.
+    while if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then sleep 2; else sleep 0.5; fi && kill -0 $$ 2>/dev/null; do
         # A new file is seen by its time at once, and one that was given an old time at every fifth look.
-        if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then sleep 2; else sleep 0.5; fi
         LOOKS=$(((LOOKS + 1) % 5))
         if [ "$LOOKS" = 0 ] || [ "$CHAIN" -nt "$NGINX_RUN_DIR/looked" ] || [ "$KEY" -nt "$NGINX_RUN_DIR/looked" ]; then
             renew

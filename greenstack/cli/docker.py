@@ -18,6 +18,8 @@ from greenstack.server.settings import speaks_tls
 
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 ONE_OFF = "com.docker.compose.oneoff=True"
+# What Compose reads on top of compose.yaml unless COMPOSE_FILE is set: the first of them that is there.
+OVERRIDES = [f"{name}.override.{end}" for name in ("compose", "docker-compose") for end in ("yml", "yaml")]
 REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
 
 
@@ -229,8 +231,8 @@ class Compose:
         if not speaks_tls(values):
             return {}
         separator = values.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        usual = [name for name in ("compose.yaml", "compose.override.yaml") if (ROOT / name).exists()]
-        first, *others = (values.get("COMPOSE_FILE") or separator.join(usual)).split(separator)
+        own = [name for name in OVERRIDES if (ROOT / name).exists()][:1]
+        first, *others = (values.get("COMPOSE_FILE") or separator.join(["compose.yaml", *own])).split(separator)
         overlay = f"compose.tls-{values['TLS']}.yaml"
         return {"COMPOSE_FILE": separator.join([first, *([] if overlay in others else [overlay]), *others])}
 

@@ -317,7 +317,7 @@ def _nginx_environ(environment: Environment) -> dict[str, str]:
         "NGINX_METRICS_LISTEN": _metrics_listen(settings) if environment.metrics and has_prometheus() else "",
         "NGINX_LISTEN_TLS": tls_address(environment),
         "CERTIFICATES": str(ROOT / (environment.values.get("TLS_FOLDER") or ".")),
-        "STATIC_FILES": str(ROOT / (environment.values.get("STATIC_FOLDER") or ".")),
+        "STATIC_FILES": str(ROOT / environment.value("STATIC_FOLDER")),
         "HOST_ADDRESSES": HOST_ADDRESSES,
         "BIND": f"unix:{home}/sockets/{{hostname}}.sock",
     }
@@ -389,6 +389,8 @@ def _require_tls(environment: Environment) -> None:
     if tls == "files":
         if not _has_nginx():
             raise CommandError("TLS=files: needs nginx, which is not installed; allowed here: off", status=REFUSED)
+        if not daemon.running("nginx"):
+            _require_free(tls_address(environment), "HTTPS_PORT")
         with tempfile.TemporaryDirectory() as folder:
             _render(_nginx_environ(environment) | {"NGINX_RUN_DIR": folder})
 

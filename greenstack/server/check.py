@@ -323,7 +323,7 @@ def _tls_conflicts(settings: Settings) -> Iterator[str]:
     if settings.tls == "acme":
         if not settings.server_name:
             yield f"{said}: needs SERVER_NAME, the names that the certificate is for"
-        elif "*" in settings.server_name:
+        elif any("*" in name or name.startswith(".") for name in settings.server_name.split()):
             yield (
                 f"SERVER_NAME={settings.server_name}: no certificate for a pattern can be had in this way; "
                 "allowed: the names themselves, or TLS=files"

@@ -189,7 +189,7 @@ def test_certificate_is_got_renewed_and_kept(acme: Acme) -> None:
     before, lines = acme.serial(), len(acme.certbots_lines())
     docker("kill", "--signal=HUP", *acme.stack.ids("certbot"))
     until(lambda: len(acme.certbots_lines()) > lines, "certbot has tried")
-    assert acme.certbots_lines()[-1].startswith(f"certbot: no certificate for {NAME}: ")
+    assert acme.certbots_lines()[-1].startswith(f"certbot: no new certificate for {NAME}: ")
     assert "tries again in 2 min" in acme.certbots_lines()[-1]
     write = "open('/certificates/live/stack/fullchain.pem', 'w').write('corrupt')"
     docker("exec", acme.stack.ids("certbot")[0], "python3", "-c", write)

@@ -521,6 +521,9 @@ def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
     status, lines = repository.refused("up", **on)
     assert (status, len(repository.processes())) == (2, 0)
     assert "fullchain.pem cannot be used: SSL: no alternative certificate subject name matches" in lines[-1]
+    with socket.create_server(address):
+        status, lines = repository.refused("up", **on)
+    assert lines[-1].startswith(f"HTTPS_PORT={address[1]}: cannot listen there: Address already in use")
 
     authority.issue(folder, NAME)
     assert f"the stack answers at https://{NAME}:{address[1]}/" in repository.ok("up", **on)

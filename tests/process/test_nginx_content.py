@@ -3,7 +3,10 @@
 import gzip
 import http.client
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +24,10 @@ def edge() -> Iterator[Nginx]:
         files = server.folder / "files"
         files.mkdir()
         (files / "style.css").write_text("body{}" * 1000)
+        (files / "manual").mkdir()
+        (files / "manual/index.html").write_text("manual")
         (server.folder / "private").touch()
+        (files / "link").symlink_to(server.folder / "private")
         server.app()
         yield server.start(RESPONSE_CACHE="1m", STATIC_PATH="/assets/v1", STATIC_FILES=str(files))
 
@@ -70,16 +76,22 @@ def test_compression_can_be_switched_off() -> None:
         assert "content-encoding" not in get(server, "/?bytes=5000&Content-Type=application/json").headers
 
 
+def entries(server: Nginx, path: str, count: int) -> list[dict[str, Any]]:
+    """Return the access log's entries for `path`, once there are `count`."""
+
+    def lines() -> list[str]:
+        return [line for line in server.access_log.read_text().splitlines() if f'"{path}"' in line]
+
+    until(lambda: len(lines()) == count, f"{count} requests are logged")
+    return [json.loads(line) for line in lines()]
+
+
 def twice(server: Nginx, path: str, *headers: dict[str, str]) -> str:
     """Request `path` two times, with `headers` in turn; return what the log says of the cache at the second one."""
     for number in range(2):
         get(server, path, **(headers[number % len(headers)] if headers else {}))
 
-    def entries() -> list[str]:
-        return [line for line in server.access_log.read_text().splitlines() if f'"{path}"' in line]
-
-    until(lambda: len(entries()) == 2, "both are logged")
-    return str(json.loads(entries()[1])["cache"])
+    return str(entries(server, path, 2)[1]["cache"])
 
 
 MARKED = "Cache-Control=max-age%3D60"
@@ -104,6 +116,14 @@ def test_personal_requests_pass_the_cache_by(edge: Nginx, header: str) -> None:
     assert twice(edge, f"/{header}-3?{MARKED}", personal, {}) == "MISS"
 
 
+def test_nobody_waits_for_what_is_not_cached(edge: Nginx) -> None:
+    path = "/slow?seconds=2"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: get(edge, path), range(3)))
+    waits = [float(entry["duration"]) - float(entry["upstream_duration"]) for entry in entries(edge, path, 3)]
+    assert max(waits) < 1.5, "all are at the app at once; in turn, the second would wait for 2 s"
+
+
 def test_nothing_is_cached_unless_told() -> None:
     with nginx() as server:
         server.app()
@@ -119,6 +139,25 @@ def test_files_are_answered_without_the_app(edge: Nginx) -> None:
     assert edge.logged("/assets/v1/style.css")["upstream"] == ""
     missing = get(edge, "/assets/v1/none.css", **{"accept-encoding": "identity"})
     assert (missing.status_code, missing.content) == (404, b'{"detail":"Not Found"}')
+
+
+def test_folder_leads_to_its_index_on_any_port(edge: Nginx) -> None:
+    answer = get(edge, "/assets/v1/manual")
+    assert (answer.status_code, answer.headers["location"]) == (301, "/assets/v1/manual/")
+    assert get(edge, "/assets/v1/manual/").content == b"manual"
+
+
+def test_folder_without_index_is_forbidden_in_json(edge: Nginx) -> None:
+    answer = get(edge, "/assets/v1/")
+    assert (answer.status_code, answer.content) == (403, b'{"detail":"Forbidden"}')
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file away")
+def test_link_to_what_is_somebody_elses_is_not_followed(edge: Nginx) -> None:
+    link = edge.folder / "files/link"
+    assert get(edge, "/assets/v1/link").status_code == 200
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    assert get(edge, "/assets/v1/link").status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/assets/v1/../private", "/assets/v1/%2e%2e/private", "/assets/v1../private"])

@@ -66,13 +66,16 @@ def own() -> Iterator[Edge]:
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_app_learns_what_the_client_used(edge: Edge, http2: bool) -> None:
-    answer = edge.get("/items/42?q=a", http2=http2, headers={"X-Forwarded-Proto": "http", "X-Forwarded-Port": "1"})
+    claims = {"Proto": "http", "Port": "1", "Host": "evil.test", "For": "192.0.2.66"}
+    headers = {f"X-Forwarded-{name}": value for name, value in claims.items()} | {"Forwarded": "for=192.0.2.66"}
+    answer = edge.get("/items/42?q=a", http2=http2, headers=headers)
     assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
     seen = json.loads(answer.content)
     headers = dict(seen["headers"])
     assert (seen["target"], headers["x-forwarded-proto"]) == ("/items/42?q=a", "https")
     assert headers["host"] == headers["x-forwarded-host"] == f"{NAME}:{edge.address[1]}", "with the port, for redirects"
-    assert "x-forwarded-port" not in headers
+    assert headers["x-forwarded-for"] == edge.address[0]
+    assert not {"x-forwarded-port", "forwarded"} & headers.keys()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -164,6 +167,11 @@ def foreign_key(folder: Path) -> None:
     replace(folder / "privkey.pem", (folder / "other/privkey.pem").read_bytes())
 
 
+def linked_key(folder: Path) -> None:
+    (folder / "privkey.pem").unlink()
+    (folder / "privkey.pem").symlink_to("../../archive/example.org/privkey1.pem")  # as in certbot's own folder
+
+
 def wrong_chain(folder: Path) -> None:
     other = Authority()
     (folder / "other").mkdir()
@@ -181,6 +189,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: AUTHORITY.issue(folder, "other.test"), f"target host name '{NAME}'"),
     (lambda folder: AUTHORITY.issue(folder, NAME, days=-1), "certificate has expired"),
     (lambda folder: (folder / "privkey.pem").unlink(), "privkey.pem is not there"),
+    (linked_key, "privkey.pem is a link that leads out of the folder"),
 ]
 
 
@@ -218,6 +227,23 @@ def test_start_without_certificate_waits_for_one(own: Edge) -> None:
     replace(own.folder / "privkey.pem", key)
     until(lambda: own.said("is in use"), "it is taken")
     assert own.get().status_code == 200
+
+
+def test_new_name_takes_https_from_no_other(own: Edge) -> None:
+    live = own.folder / "live/stack"
+    live.mkdir(parents=True)
+    AUTHORITY.issue(live, NAME)
+    own.start(TLS="acme", SERVER_NAME=f"{NAME} new.test")
+    assert own.get().status_code == 200
+    (line,) = own.said("not for all of SERVER_NAME")
+    assert "new.test" in line
+    first = own.shown()[0]
+    AUTHORITY.issue(live, "new.test")
+    until(lambda: own.said("cannot be used"), "one that lacks a name takes the place of none")
+    assert own.shown()[0] == first
+    AUTHORITY.issue(live, NAME, "new.test")
+    until(lambda: own.shown()[0] != first, "the one for both is shown")
+    assert own.get(name="new.test").status_code == 200
 
 
 def test_names_and_patterns_are_tried(own: Edge) -> None:

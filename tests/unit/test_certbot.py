@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from certbot import keep
+from tests.support.certificates import Authority
 
 DNS = """Saving debug log to /tmp/certbot/letsencrypt.log
 Requesting a certificate for example.org
@@ -19,6 +20,12 @@ Hint: The Certificate Authority failed to download the temporary challenge files
 Some challenges have failed.
 Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
 """
+TOO_MANY = """Saving debug log to /tmp/certbot/letsencrypt.log
+Renewing an existing certificate for example.org
+An unexpected error occurred:
+too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2026-12-01
+Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details.
+"""
 DOWN = """Saving debug log to /tmp/certbot/letsencrypt.log
 An unexpected error occurred:
 requests.exceptions.ConnectionError: no route to host
@@ -30,6 +37,11 @@ Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/
     ("output", "fault"),
     [
         (DNS, "example.org: dns: DNS problem: NXDOMAIN looking up A for example.org"),
+        (
+            TOO_MANY,
+            "too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, "
+            "retry after 2026-12-01",
+        ),
         (DOWN, "requests.exceptions.ConnectionError: no route to host"),
         ("", "certbot says nothing"),
     ],
@@ -69,18 +81,28 @@ def test_another_authority_is_asked_at_once(folder: Path, monkeypatch: pytest.Mo
     assert "--force-renewal" in keep.command(["example.org"], force=False)
 
 
+def test_certificate_that_cannot_be_read_is_renewed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "CHAIN", folder / "fullchain.pem")
+    assert "--keep-until-expiring" in keep.command(["example.org"], force=False)
+    Authority().issue(folder, "example.org")
+    assert "--keep-until-expiring" in keep.command(["example.org"], force=False)
+    (folder / "fullchain.pem").write_text("corrupt")
+    assert "--force-renewal" in keep.command(["example.org"], force=False)
+
+
 class Waiting:
-    """In place of the event that ends a pause: nothing ends one, and the last one ends the program."""
+    """In place of the event that ends a pause: a signal is there at first, and the last pause ends the program."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.pauses: list[float] = []
+        self.signalled = True
 
     def is_set(self) -> bool:
-        return False
+        return self.signalled
 
     def clear(self) -> None:
-        pass
+        self.signalled = False
 
     def wait(self, pause: float) -> None:
         self.pauses.append(pause)
@@ -88,19 +110,35 @@ class Waiting:
             raise SystemExit
 
 
-def test_retries_become_rare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = [*["down"] * 10, "", "down"]
-    waiting = Waiting(len(attempts))
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]) -> tuple[list[float], list[bool]]:
+    """Run the program, certbot failing as `faults` say; return its pauses, and which attempts were forced."""
+    waiting = Waiting(len(faults))
+    forced: list[bool] = []
+
+    def attempt(_: list[str], *, force: bool) -> str:
+        forced.append(force)
+        return faults[len(waiting.pauses)]
+
     monkeypatch.setenv("SERVER_NAME", "example.org")
     monkeypatch.setattr(keep, "WEBROOT", folder / "webroot")
     monkeypatch.setattr(keep, "TRIED", folder / "tried")
     monkeypatch.setattr(keep, "wait_for_nginx", lambda _: None)
     monkeypatch.setattr(keep, "valid_until", lambda: "then")
-    monkeypatch.setattr(keep, "attempt", lambda *_, **__: attempts[len(waiting.pauses)])
+    monkeypatch.setattr(keep, "attempt", attempt)
     monkeypatch.setattr("threading.Event", lambda: waiting)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit):
         keep.main()
-    assert waiting.pauses[:4] == [120, 240, 480, 960]
-    assert waiting.pauses[8:] == [21600, 21600, keep.INTERVAL, 120]
+    return waiting.pauses, forced
+
+
+def test_retries_become_rare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses, _ = run(folder, monkeypatch, [*["down"] * 10, "", "down"])
+    assert pauses[:4] == [120, 240, 480, 960]
+    assert pauses[8:] == [21600, 21600, keep.INTERVAL, 120]
     assert (folder / "tried").read_text() == "down"
+
+
+def test_renewal_at_once_is_tried_until_it_succeeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, forced = run(folder, monkeypatch, ["down", "down", "", ""])
+    assert forced == [True, True, True, False]

@@ -125,6 +125,14 @@ def test_tls_names_the_compose_file_that_it_needs(values: dict[str, str], files:
     assert docker.Compose(chosen, {"TLS": "off"}).environ.get("COMPOSE_FILE") is None
 
 
+@pytest.mark.parametrize("own", ["compose.override.yaml", "docker-compose.override.yml"])
+def test_the_users_own_compose_file_stays(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "ROOT", tmp_path)
+    (tmp_path / own).touch()
+    environ = docker.Compose(Environment("", (), {"TLS": "acme"}, {}, {}, []), {}).environ
+    assert environ["COMPOSE_FILE"] == f"compose.yaml:compose.tls-acme.yaml:{own}"
+
+
 # --- against the real one
 
 

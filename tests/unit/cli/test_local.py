@@ -2,8 +2,9 @@
 
 import pytest
 
-from greenstack.cli import daemon, environment, local
+from greenstack.cli import ROOT, daemon, environment, local
 from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment
 from greenstack.server.check import NAMES
 from greenstack.server.settings import read_by_nginx
 
@@ -28,3 +29,8 @@ def test_a_failing_command_ends_nothing_that_runs(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CommandError, match="nothing is changed: the old version goes on"):
         local.up(environment.resolve(""))
     assert not ended
+
+
+def test_the_folder_of_files_is_never_the_whole_repository() -> None:
+    environ = local._nginx_environ(Environment("", (), {"STATIC_PATH": "/static"}, {}, {}, []))
+    assert environ["STATIC_FILES"] == str(ROOT / "static")

@@ -281,6 +281,7 @@ def test_line_breaks_in_a_value_stay_in_its_line() -> None:
         ({"TLS": "acme", "ACME_EMAIL": "a@b"}, True, "TLS=acme: needs SERVER_NAME"),
         ({"TLS": "acme", "SERVER_NAME": "a.b"}, True, "TLS=acme: needs ACME_EMAIL"),
         ({"TLS": "acme", "SERVER_NAME": "*.b", "ACME_EMAIL": "a@b"}, True, "SERVER_NAME=*.b: no certificate for a"),
+        ({"TLS": "acme", "SERVER_NAME": "a.b .b", "ACME_EMAIL": "a@b"}, True, "SERVER_NAME=a.b .b: no certificate"),
         ({"TLS": "acme", "SERVER_NAME": "a.b c.d", "ACME_EMAIL": "a@b"}, True, None),
         ({"MAX_WORKERS": "15"}, True, None),
         (

@@ -12,6 +12,9 @@ from loadtest.schedule import SETTLING, WARM_UP_MIN, Step, seconds_of
 from loadtest.targets import NotReadyError, Target
 from loadtest.targets.worker_probe import Snapshot
 
+ANSWERS = 2 * validity.ANSWERS_MIN  # in a run of the closed loop: then their number scatters by 7 % (1/√200) at most
+LONGER_MAX = 5  # times as long as planned; slower applications than that have too few
+
 
 def run(target: Target, generators: Generators, step: Step, results: Results, progress: Progress) -> Run:
     """Measure `step` on `target`, which is up with the right number of workers."""
@@ -22,9 +25,9 @@ def run(target: Target, generators: Generators, step: Step, results: Results, pr
         stream.wait_for(lambda done: len(done) >= WARM_UP_MIN, BOOT_DEADLINE, progress)
         before, usage = target.snapshot(step.workers), host.Usage.now()
         window = _Window(stream, seconds_of(step, setup.plan), settling=0 if step.offered else SETTLING)
-        stream.wait_for(window.is_full, SETTLING + window.length + BOOT_DEADLINE, progress)
+        stream.wait_for(window.is_full, SETTLING + window.longest + BOOT_DEADLINE, progress)
         after, usage_after = target.snapshot(step.workers, memory=True), host.Usage.now()
-    load = records.measured(stream.records, window.first, window.first + window.length - 1)
+    load = records.measured(stream.records, window.first, window.last)
     stack = target.roots(step.workers)
     used = host.compare(usage, usage_after, stack, [os.getpid(), *target.roots()])
     measured = Run(
@@ -61,11 +64,12 @@ def failed_run(step: Step, failure: CommandError) -> Run:
 
 
 class _Window:
-    """Chooses the seconds that are measured: from the first steady one on, as soon as there is one."""
+    """Chooses the seconds that are measured: from the first steady one on, and more where answers are few."""
 
     def __init__(self, stream: Stream, length: int, settling: int) -> None:
         self.stream, self.length, self.settling = stream, length, settling
-        self.first = 0
+        self.longest = LONGER_MAX * length if settling else length
+        self.first = self.last = 0
         self.settled = not settling  # the open loop's rate is given
 
     def is_full(self, done: list[int]) -> bool:
@@ -77,7 +81,13 @@ class _Window:
                 self.first, self.settled = done[index], True
             elif len(done) > self.settling:
                 self.first = done[-1] + 1
-        return self.first > 0 and done[-1] >= self.first + self.length - 1
+        self.last = done[-1]
+        length = self.last - self.first + 1 if self.first else 0
+        return length >= self.length and (length >= self.longest or self._answers() >= ANSWERS)
+
+    def _answers(self) -> int:
+        own = (record for record in self.stream.records if self.first <= record.second <= self.last)
+        return sum(record.answered + sum(record.failed.values()) for record in own)
 
 
 def _add_application(measured: Run, before: Snapshot, after: Snapshot) -> None:

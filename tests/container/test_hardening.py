@@ -30,8 +30,8 @@ def test_inspect(default: Stack, service: str) -> None:
     # What it may write, beside /tmp: the app its socket and temporary files, nginx the bodies of requests.
     writable = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
     assert writable == ({"/var/tmp/nginx"} if service == "nginx" else {"/run/app", "/var/tmp"})
-    secrets = {"/run/secrets"} if service != "nginx" else set()
-    assert {mount["Destination"] for mount in container["Mounts"]} == writable | secrets | {"/run/app"}
+    read = {"/static"} if service == "nginx" else {"/run/secrets"}
+    assert {mount["Destination"] for mount in container["Mounts"]} == writable | read | {"/run/app"}
 
 
 # Prints what PID 1 may do, and the outcome of writing to each place.

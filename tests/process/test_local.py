@@ -479,6 +479,7 @@ def test_prometheus_needs_two_ports(repository: Repository) -> None:
     assert not repository.processes()
 
 
+@pytest.mark.slow
 @needs("nginx", "prometheus")
 def test_prometheus_comes_and_goes(repository: Repository) -> None:
     port = two_free_ports()

@@ -248,6 +248,7 @@ def test_the_last_app_is_killed_and_made_anew(server: Nginx) -> None:
     until(lambda: server.get("/").status == 200, SOON, "nginx found the new one")
 
 
+@pytest.mark.slow
 def test_nothing_happens_while_nothing_changes_and_busy_apps_stay(server: Nginx) -> None:
     server.app("b")
     with Odd(server.sockets / "a.sock", times=1) as busy:

@@ -144,6 +144,7 @@ def test_its_end_is_told(own: Edge, name: str) -> None:
     until(lambda: told() == end(), "the end of the new one is told")
 
 
+@pytest.mark.slow
 def test_new_certificate_with_an_old_time_is_seen(own: Edge) -> None:
     own.start()
     first = own.shown()[0]

@@ -142,6 +142,7 @@ def test_a_resize_makes_no_more_turns(tmp_path: Path) -> None:
     assert 2 <= int(turns) <= 5, "at once, after the resize, and every 5 s"
 
 
+@pytest.mark.slow
 def test_replicas_are_found_as_they_come_and_go(stack: local.Stack, measuring: Prometheus) -> None:
     until(lambda: measuring.values('up{job="app"} == 1').keys() == {"app-1"}, "the first is found")
     second = stack.start_app("app-2")

@@ -15,15 +15,17 @@ from tests.unit.loadtest.test_records import a_second
 class Recorded:
     """A generator that has run for half a minute."""
 
-    records = tuple(a_second(second, 2000) for second in range(100, 130))
     seconds = tuple(range(100, 130))
+
+    def __init__(self, answers=2000):
+        self.records = tuple(a_second(second, answers) for second in self.seconds)
 
     @contextmanager
     def load(self, _demand):
         yield self
 
     def wait_for(self, ready, _deadline, _progress):
-        return ready(self.seconds)
+        assert any(ready(self.seconds[: count + 1]) for count in range(len(self.seconds)))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,13 @@ def test_an_unknown_application_is_no_other_program(controls, shares, known):
     assert ComposeStack.controls_workers
     assert ProcessStack.controls_workers
     assert not Target.controls_workers
+
+
+@pytest.mark.parametrize(("answers", "seconds"), [(2000, 2), (48, 5), (3, 10)])
+def test_a_slow_application_is_measured_until_it_has_answered_enough(answers, seconds):
+    results = sample.results(mode="quick", workers=(2,))
+    run = measure.run(Target("http://127.0.0.1:1"), Recorded(answers), Step(0, "capacity", 2), results, lambda _: None)
+    assert run.answers == answers * seconds
 
 
 @pytest.mark.parametrize(("failure", "blame"), [(NotReadyError("a", "b"), "target"), (CommandError("b"), "generator")])

@@ -84,6 +84,12 @@ def build(compose: Compose, *services: str) -> None:
         compose.quiet("build", *services)
 
 
+def try_out(compose: Compose) -> None:
+    """Get the images and run the check in them; CommandError where that fails."""
+    _get_images(compose)
+    _run_check(compose)
+
+
 def up(compose: Compose) -> None:
     """Get the images, then start everything, or bring what runs to the present images and settings without loss.
 

@@ -50,6 +50,7 @@ def up(profile: Profile = "") -> None:
         else:
             compose = containers.checked(chosen)
             if local.running():
+                containers.try_out(compose)  # before what serves is ended
                 say("ending the local processes")
                 local.down(chosen)
             containers.up(compose)

@@ -344,6 +344,21 @@ def test_two_commands_do_not_change_one_stack(monkeypatch: pytest.MonkeyPatch, c
             command()
 
 
+def test_local_processes_end_only_for_images_that_can_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise CommandError("the build failed")
+
+    ended: list[object] = []
+    monkeypatch.setattr(docker, "why_none", lambda: None)
+    monkeypatch.setattr(local, "running", lambda: ["app-1"])
+    monkeypatch.setattr(local, "down", ended.append)
+    monkeypatch.setattr(containers, "checked", lambda _: Fake())
+    monkeypatch.setattr(containers, "_get_images", fail)
+    with pytest.raises(CommandError, match="the build failed"):
+        main.up()
+    assert not ended
+
+
 @pytest.mark.parametrize("number", ["", "0", "13", "-1", "two", "1.5"])
 def test_a_replica_count_out_of_bounds_is_refused(number: str) -> None:
     with pytest.raises(CommandError) as refused:

@@ -10,7 +10,7 @@ GREENSTACK := .venv/bin/python -m greenstack.cli
 up: .venv/.cli ## Build and start it, wait until it is healthy, print the URL; without Docker as local processes
 	@$(GREENSTACK) up
 
-down: .venv/.cli ## Stop it and remove what it left
+down: .venv/.cli ## Stop it; its images and volumes stay
 	@$(GREENSTACK) down
 
 logs: .venv/.cli ## Follow its logs

@@ -60,7 +60,7 @@ def up(profile: Profile = "") -> None:
 
 @app.command()
 def down(profile: Profile = "") -> None:
-    """Stop the stack and remove what it left."""
+    """Stop the stack and remove its containers and networks; images and volumes stay."""
     chosen = _current(profile)
     if local.running():
         local.down(chosen)

@@ -181,6 +181,7 @@ def test_a_stop_ends_within_the_graceful_timeout(running: Running, pick: Pick) -
     with running(KEEP_ALIVE="1", GRACEFUL_TIMEOUT="8") as stack, ThreadPoolExecutor() as pool:
         answer = pool.submit(stack.status, "/slow?seconds=60", 30)
         worker_of(stack, "slow")
+        until(lambda: len(stack.journal("startup")) == 2, "both lifespans have begun")
         start = time.monotonic()
         assert stack.app.stop() == 0
         assert time.monotonic() - start < 8 + pick(10, 2)

@@ -57,9 +57,11 @@ def test_metrics_are_measured_and_end(stack: Stack) -> None:
         # Nothing of it is published but to this machine.
         assert {binding["HostIp"] for binding in prometheus["NetworkSettings"]["Ports"]["9090/tcp"]} == {"127.0.0.1"}
         assert "9113/tcp" not in stack.container("nginx")["NetworkSettings"]["Ports"]
-        nginx = stack.ids("nginx")
+        nginx = stack.container("nginx")
         assert "Prometheus is removed" in stack.command("up")
-        assert stack.ids("nginx") == nginx, "nginx has nothing to do with it"
+        after = stack.container("nginx")
+        assert after["Id"] == nginx["Id"] or after["Image"] != nginx["Image"], "nginx has nothing to do with it"
+        assert [sorted(each["Config"]["Env"]) for each in (nginx, after)] == [sorted(nginx["Config"]["Env"])] * 2
         assert not docker("ps", "--quiet", "--filter", f"name={stack.name}-prometheus").stdout
     finally:
         stack.command("down", METRICS="on")

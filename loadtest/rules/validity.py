@@ -17,7 +17,7 @@ STEAL = (0.03, 0.10)  # of all CPUs, taken by the hypervisor
 ERRORS = (ERRORS_MAX, 0.01)  # of the requests; a failure is often faster than an answer
 DRIFT = 0.15  # between the two halves of a run; above, it was not steady
 SATURATED = 0.93  # of the CPUs the application may use: then it is the limit, however busy the generator is
-FULL = 0.85  # of all CPUs: then the generator waits for a CPU because the application, which goes first, has it
+FULL = 0.85  # of all CPUs: then the generator waits for a CPU because the application has it
 ANSWERS_MIN = 100  # below, the count alone scatters by 10 % (1/√100)
 
 

@@ -72,7 +72,7 @@ def test_each_rule(run, expected, blame, word):
 def test_a_busy_generator_is_excused_at_the_limit():
     busy = generator(busy=0.99)
     assert state(GOOD, generator=busy, app_cpu=0.97) == "suspect"
-    # The application goes first, so a full machine leaves the generator waiting.
+    # A full machine leaves the generator waiting.
     assert state(GOOD, generator=busy, ours=0.9) == "suspect"
     assert state(GOOD, generator=generator(busy=0.99, cpu=0.99), ours=0.9) == "invalid"
     # In the open loop it matters all the same: latency is the result there.

@@ -27,13 +27,13 @@ folder, peak, events = (v1, "memory.max_usage_in_bytes", "memory.oom_control") i
 counts = dict(line.split() for line in (folder / events).read_text().splitlines())
 print([int((folder / peak).read_text()), int(counts.get("oom_kill", 0))])
 """
-USUAL = {"MAX_WORKERS": "2", "ACCESS_LOG": "", "KEEP_ALIVE": "1"}
+USUAL = {"MAX_WORKERS": "2", "ACCESS_LOG": ""}
 
 
 @pytest.fixture(scope="module")
 def shared(start_shared: Start, pick: Pick) -> Stack:
     """One stack for the tests that leave it as they found it: one replica, two workers, of any version."""
-    return start_shared({**USUAL, "KEEP_ALIVE": pick("1", "5"), "PRELOAD_APP": "false"}, probe=True)
+    return start_shared({**USUAL, "PRELOAD_APP": "false"}, probe=True)
 
 
 @pytest.fixture
@@ -72,9 +72,11 @@ def test_up_changes_settings_without_loss(stack: Stack, pick: Pick, verdict: Ver
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"SERVER_NAME": "127.0.0.1"}, {"KEEP_ALIVE": "2", "BIND": "unix:/run/app/a-{hostname}.sock"}]
+    "changes", [{"SERVER_NAME": "127.0.0.1"}, {"KEEP_ALIVE": "4", "BIND": "unix:/run/app/a-{hostname}.sock"}]
 )
-def test_up_replaces_nginx_with_a_short_gap(start: Start, verdict: Verdict, changes: dict[str, str]) -> None:
+def test_up_replaces_nginx_with_a_short_gap(
+    start: Start, pick: Pick, verdict: Verdict, changes: dict[str, str]
+) -> None:
     stack = start({**USUAL, "CLIENT_KEEP_ALIVE": "3"}, probe=True)
     nginx = stack.ids("nginx")
     with Load(stack.address, make=half_posts("gap", longest=0.05)) as load:
@@ -89,7 +91,7 @@ def test_up_replaces_nginx_with_a_short_gap(start: Start, verdict: Verdict, chan
     # The engine's proxy takes connections a moment longer than nginx does.
     verdict(case, stack, load.result, allowed, lambda failure: not failure.reused)
     assert not set(stack.executed()) & {failure.request.id for failure in load.result.failures}
-    assert gap < 3
+    assert gap < pick(10, 3)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ READ_TIMEOUT = 2  # s
 @pytest.fixture(scope="module")
 def spoilt() -> Iterator[tuple[Stack, FaultProxy]]:
     """Two instances of the app, the second one behind a fault proxy, both used by nginx."""
-    with local.running(GRACEFUL_TIMEOUT="8", KEEP_ALIVE="1", REQUEST_TIMEOUT=str(READ_TIMEOUT)) as stack:
+    with local.running(GRACEFUL_TIMEOUT="8", KEEP_ALIVE="3", REQUEST_TIMEOUT=str(READ_TIMEOUT)) as stack:
         hidden = stack.folder / "hidden"
         hidden.mkdir()
         app = stack.start_app("behind", folder=hidden)

@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 from tests.support.tls import TlsConnection
 from tests.support.wait import until
 
-USUAL = {"MAX_WORKERS": "2", "ACCESS_LOG": "", "KEEP_ALIVE": "1"}
+USUAL = {"MAX_WORKERS": "2", "ACCESS_LOG": ""}
 
 
 class Secure:

@@ -53,7 +53,7 @@ def watched(stack: Stack) -> Iterator[list[str]]:
 def test_reloads_and_recycling_count_exactly(running: Running, pick: Pick, figure: AddFigure) -> None:
     times, requests = pick((2, 2_000), (10, 50_000))
     recycle = str(requests // 8)
-    with running(KEEP_ALIVE=pick("1", "5"), MAX_REQUESTS=recycle, MAX_REQUESTS_JITTER="100") as stack:
+    with running(MAX_REQUESTS=recycle, MAX_REQUESTS_JITTER="100") as stack:
         with watched(stack) as falls, Load(stack.address, rate=RATE) as load:
             for number in range(times):
                 load.wait_for((number + 1) * requests // (times + 1))
@@ -76,7 +76,7 @@ def test_reloads_and_recycling_count_exactly(running: Running, pick: Pick, figur
 
 def test_sigkills_cost_only_what_was_in_flight(running: Running, pick: Pick, figure: AddFigure) -> None:
     times, requests = pick((2, 2_000), (10, 50_000))
-    with running(KEEP_ALIVE=pick("1", "5")) as stack:
+    with running() as stack:
         with watched(stack) as falls, Load(stack.address, rate=RATE) as load:
             for number in range(times):
                 load.wait_for((number + 1) * requests // (times + 1))

@@ -34,7 +34,7 @@ def remove(app: Gunicorn) -> None:
 
 def test_a_deploy_loses_no_request(running: Running, pick: Pick, verdict: Verdict) -> None:
     times, requests = pick((2, 600), (10, 20_000))
-    with running(KEEP_ALIVE=pick("1", "5")) as stack:
+    with running() as stack:
         with Load(stack.address) as load:
             for _ in range(times):
                 old = stack.app
@@ -46,7 +46,7 @@ def test_a_deploy_loses_no_request(running: Running, pick: Pick, verdict: Verdic
 
 def test_scaling_loses_no_request(running: Running, pick: Pick, verdict: Verdict) -> None:
     times, requests = pick((1, 600), (5, 20_000))
-    with running(KEEP_ALIVE=pick("1", "5"), MAX_WORKERS="1") as stack:
+    with running(MAX_WORKERS="1") as stack:
         with Load(stack.address) as load:
             for _ in range(times):
                 for app in [add(stack), add(stack)]:

@@ -22,7 +22,7 @@ pytestmark = needs("nginx")
 @pytest.fixture(scope="module")
 def stack(pick: Pick) -> Iterator[Stack]:
     """One stack for all tests but those that change its settings."""
-    with local.running(KEEP_ALIVE=pick("1", "5")) as stack:
+    with local.running() as stack:
         yield stack
 
 
@@ -106,7 +106,7 @@ def test_recycling_loses_no_request(
 ) -> None:
     """With one worker nobody else answers meanwhile: it goes on until its successor is there."""
     times, requests = pick((2, 600), full)
-    with running(KEEP_ALIVE=pick("1", "5"), MAX_WORKERS=workers, MAX_REQUESTS="200", MAX_REQUESTS_JITTER="50") as stack:
+    with running(MAX_WORKERS=workers, MAX_REQUESTS="200", MAX_REQUESTS_JITTER="50") as stack:
         with Load(stack.address) as load:
             until(lambda: len(stack.journal("shutdown")) >= times, f"{times} recycles", pick(120, 600), every=0.5)
             load.wait_for(requests)

@@ -103,8 +103,10 @@ class Stack(Probed):
     def logs(self, *services: str) -> str:
         """Return the last log lines of `services`, or of all, and what became of the containers."""
         state = self.compose("ps", "--all", "--format", "table {{.Name}}\t{{.Status}}", check=False)
-        lines = self.compose("logs", "--no-color", "--tail", "60", *services, check=False)
-        return f"{state.stdout}\n{lines.stdout}{lines.stderr}"
+        lines = self.compose("logs", "--no-color", "--tail", "5000", *services, check=False)
+        # The access log's usual lines would hide the one that matters.
+        telling = [line for line in lines.stdout.splitlines() if '"status":200' not in line]
+        return "\n".join([state.stdout, *telling[-60:], lines.stderr])
 
     def log(self, service: str) -> list[str]:
         """Return all lines of the containers of `service`, as they wrote them."""

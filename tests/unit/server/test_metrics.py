@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import socket
 from collections.abc import Callable
@@ -200,7 +201,7 @@ def test_what_is_remembered_is_bounded(memory: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(counting, "KNOWN", 10)
     slot = started(memory, 1)
     counter: Any = count_requests(raising, slot)
-    (rows,) = [cell.cell_contents for cell in counter.__closure__ if isinstance(cell.cell_contents, dict)]
+    rows = inspect.getclosurevars(inspect.getclosurevars(counter).nonlocals["count"]).nonlocals["rows"]
     for number in range(100):
         with contextlib.suppress(ValueError):
             asyncio.run(counter({"type": "http", "method": f"M{number}"}, None, None))

@@ -28,7 +28,11 @@ Measured = dict[str, float | None]
 
 
 def measure(way: str) -> Measured:
-    """Return µs a request as it is (`base`) and more (`added`), ms a `scrape` and KiB of `memory`: of one way, in a new process."""
+    """Measure one way in a new process.
+
+    Returns µs a request as it is (`base`) and more (`added`), ms a `scrape`, and KiB of `memory` that a worker's
+    numbers take; None for what the way does not have.
+    """
     return dict(json.loads(docker.output(*_RUN, way)))
 
 

@@ -30,8 +30,8 @@ def test_the_medians_of_rounds_are_shown() -> None:
 
 
 def test_what_a_way_lacks_is_a_dash() -> None:
-    measured = dict.fromkeys(counting.WAYS, {"base": 60.0, "added": 1.0, "scrape": None, "memory": None})
-    assert [list(column.cells)[0] for column in table([measured]).columns[2:]] == ["–", "–"]
+    measured = {way: {"base": 60.0, "added": 1.0, "scrape": None, "memory": None} for way in counting.WAYS}
+    assert [next(iter(column.cells)) for column in table([measured]).columns[2:]] == ["–", "–"]
 
 
 @pytest.mark.parametrize("way", ["this stack", "prometheus_client, one worker", "prometheus_client, several workers"])

@@ -24,6 +24,7 @@ def count_requests(app: "ASGIApp", slot: Slot) -> "ASGIApp":
     """
     numbers, in_flight = slot.numbers, slot.head + Field.IN_FLIGHT
     rows: dict[tuple[Any, ...], int] = {}
+    others = _count_websockets(app, slot)
 
     def count(scope: "Scope", status: int, seconds: float) -> None:
         numbers[in_flight] -= 1.0
@@ -42,7 +43,7 @@ def count_requests(app: "ASGIApp", slot: Slot) -> "ASGIApp":
 
     async def counting(scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
-            return await app(scope, receive, send)
+            return await others(scope, receive, send)
         status = 500  # what Uvicorn answers when the application raises; 0 once it is counted
         numbers[in_flight] += 1.0
         started = perf_counter()
@@ -61,6 +62,28 @@ def count_requests(app: "ASGIApp", slot: Slot) -> "ASGIApp":
         finally:
             if status:  # it has raised, or its client has left
                 count(scope, status, perf_counter() - started)
+
+    return counting
+
+
+def _count_websockets(app: "ASGIApp", slot: Slot) -> "ASGIApp":
+    """Return `app` with each WebSocket counted that it accepts."""
+
+    async def counting(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        accepted = 0
+
+        def passing(message: "Message") -> Any:
+            nonlocal accepted
+            if message["type"] == "websocket.accept":
+                accepted = 1
+                slot.add(Field.WEBSOCKETS, 1)
+                slot.add(Field.WEBSOCKETS_OPEN, 1)
+            return send(message)
+
+        try:
+            return await app(scope, receive, passing)
+        finally:
+            slot.add(Field.WEBSOCKETS_OPEN, -accepted)
 
     return counting
 

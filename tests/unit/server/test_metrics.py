@@ -217,6 +217,29 @@ def test_an_application_that_raises_counts_as_500() -> None:
     assert counted(raising, ("GET", "/")) == {("GET", "500", "-"): 1}
 
 
+def test_websockets_count_once_they_are_accepted(memory: Store) -> None:
+    board = Scoreboard()
+    board.set(board.take(), State.READY)
+    seen: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": scope["answer"]})
+        seen.append(total(told(memory, board), "websockets_open"))
+        raise ConnectionError("it has left")
+
+    async def send(_: Any) -> None:
+        pass
+
+    counter: Any = count_requests(app, started(memory, 1))
+    for answer in ("websocket.accept", "websocket.close"):
+        with pytest.raises(ConnectionError):
+            asyncio.run(counter({"type": "websocket", "answer": answer}, None, send))
+    assert seen == [1, 0]
+    assert total(told(memory, board), "websockets_open") == 0
+    assert total(told(memory, board), "websocket_connections_total") == 1
+    assert total(told(memory, board), COUNT) == 0
+
+
 def test_background_tasks_are_not_the_requests_time(memory: Store) -> None:
     app = FastAPI()
     seen: list[tuple[float, float]] = []

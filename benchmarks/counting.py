@@ -28,22 +28,25 @@ Measured = dict[str, float | None]
 
 
 def measure(way: str) -> Measured:
-    """Return µs a request as it is (`base`) and more (`added`), and ms a `scrape`: of one way, in a new process."""
+    """Measure one way in a new process.
+
+    Returns µs a request as it is (`base`) and more (`added`), ms a `scrape`, and KiB of `memory` that a worker's
+    numbers take; None for what the way does not have.
+    """
     return dict(json.loads(docker.output(*_RUN, way)))
 
 
 def table(rounds: list[dict[str, Measured]]) -> Table:
     """Lay out what each way costs: medians over rounds."""
-    rows = Table("way", "µs a request", "ms a scrape", box=None, pad_edge=False)
+    rows = Table("way", "µs a request", "ms a scrape", "KiB a worker", box=None, pad_edge=False)
     for way in WAYS:
-        scrapes = [scrape for played in rounds if (scrape := played[way]["scrape"]) is not None]
-        added = median(rounds, way, "added")
-        rows.add_row(way, f"+{added:.1f}", f"{statistics.median(scrapes):.1f}" if scrapes else "–")
+        added, scrape, memory = (median(rounds, way, figure) for figure in ("added", "scrape", "memory"))
+        rows.add_row(way, f"+{added:.1f}", f"{scrape:.1f}" if scrape else "–", f"{memory:.0f}" if memory else "–")
     return rows
 
 
 def median(rounds: list[dict[str, Measured]], way: str, figure: str) -> float:
-    """Return the median over rounds of a figure that every way has."""
+    """Return the median over rounds of a figure; 0 where the way has none."""
     return statistics.median(played[way][figure] or 0 for played in rounds)
 
 
@@ -58,7 +61,7 @@ def bench(rounds: Annotated[int, typer.Option(envvar="ROUNDS", min=1, max=100, h
     played = [{way: measure(way) for way in WAYS} for _ in turns]
     out.print(table(played))
     base = statistics.median(median(played, way, "base") for way in WAYS)
-    say(f"a request without counting: {base:.0f} µs of CPU; a scrape: {WORKERS} workers × {ROUTES} routes")
+    say(f"a request without counting: {base:.0f} µs of CPU; scrape and memory: {WORKERS} workers × {ROUTES} routes")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 # is it of this time, does the chain hold?). Only then a rename puts it where nginx reads it, at its next handshakes.
 # One that is not in order costs a line in the log, and the one before serves on.
 #
-# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; own-certificate says when that one ends,
-# in Prometheus' text format; looked is as old as the last look.
+# Files: candidate.pem is what the folder has, certificate.pem what nginx uses; own-certificate says when that one
+# begins and ends, in Prometheus' text format; looked is as old as the last look.
 
 case $TLS in
     acme) CHAIN=$CERTIFICATES/live/stack/fullchain.pem KEY=$CERTIFICATES/live/stack/privkey.pem ;;
@@ -47,7 +47,7 @@ try_out() { # says why candidate.pem cannot be used
         sleep 0.1
         WAITED=$((WAITED + 1))
     done
-    # Whatever its names are: when does it end?
+    # Whatever its names are: when does it begin and end?
     curl -q -sk -m 20 -o /dev/null -w '%{certs}' --noproxy '*' --retry 5 --retry-connrefused --retry-delay 1 \
         --unix-socket "$NGINX_RUN_DIR/trial.sock" https://nginx/ >"$NGINX_RUN_DIR/trial.certs"
     # Of a pattern (*.example.org) or a name with all below it (.example.org) one that fits.
@@ -70,20 +70,23 @@ try_out() { # says why candidate.pem cannot be used
     fi
 }
 
-trial_end() { # when the certificate that was tried ends: curl (7.88) says "Expire date:Nov 28 10:44:09 2026 GMT"
-    TZ=UTC0 awk -F '[: ]+' '/^Expire date:/ {
+trial_date() { # Start or Expire, of the certificate that was tried: curl says "Expire date:Nov 28 10:44:09 2026 GMT"
+    TZ=UTC0 awk -F '[: ]+' -v "which=$1" '$1 == which && $2 == "date" {
         month = (index("JanFebMarAprMayJunJulAugSepOctNovDec", $3) + 2) / 3
         printf "%.0f", mktime($8 " " month " " $4 " " $5 " " $6 " " $7)
         exit
     }' "$NGINX_RUN_DIR/trial.certs"
 }
 
-tell_end() { # SECONDS: since the epoch; nothing where nobody knows
+tell_dates() { # BEGIN END: s since the epoch; nothing where nobody knows
     {
-        [ -z "$1" ] || cat <<END
+        [ -z "$2" ] || cat <<END
+# HELP nginx_certificate_start_time_seconds When the certificate in use begins, since the epoch; 0: there is none.
+# TYPE nginx_certificate_start_time_seconds gauge
+nginx_certificate_start_time_seconds $1
 # HELP nginx_certificate_end_time_seconds When the certificate in use ends, since the epoch; 0: there is none.
 # TYPE nginx_certificate_end_time_seconds gauge
-nginx_certificate_end_time_seconds $1
+nginx_certificate_end_time_seconds $2
 END
     } >"$NGINX_RUN_DIR/own-certificate.new"
     mv -f "$NGINX_RUN_DIR/own-certificate.new" "$NGINX_RUN_DIR/own-certificate"
@@ -99,7 +102,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
     [ -n "$FAULT" ] || FAULT=$(try_out)
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
-        tell_end "$(trial_end)"
+        tell_dates "$(trial_date Start)" "$(trial_date Expire)"
         say "the certificate in $CHAIN is in use"
     elif [ "$FAULT" != "$SAID" ]; then
         if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi
@@ -111,7 +114,7 @@ renew() { # leaves in FAULT why what the folder has is not in use
 follow_certificate() { # in the background, but once before nginx listens, so that its first client finds it
     LOOKS=0
     set +e # a failed command must not end the watch
-    tell_end 0
+    tell_dates 0 0
     renew
     # Asked after the sleep, as there may be another nginx by then, with files and names of its own.
     while if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then sleep 2; else sleep 0.5; fi && kill -0 $$ 2>/dev/null; do

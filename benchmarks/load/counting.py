@@ -1,7 +1,8 @@
 """Measures, in a process of its own, one way of counting requests: `python3 load/counting.py WAY`.
 
 Prints a JSON object: `base`, µs that GET /items/42?q=foo takes in the application when nothing counts; `added`, µs that
-counting adds; and where the way can tell the numbers of several workers, `scrape`, ms for 8 workers × 60 routes.
+counting adds; and where the way can tell the numbers of several workers, `scrape`, ms for 8 workers × 60 routes, and
+`memory`, KiB that the numbers of each of these workers take.
 """
 
 import asyncio
@@ -15,16 +16,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-BATCHES, BATCH = 60, 100  # in turn with and without counting, so that both see the machine as it is
+# In turn with and without counting, and in short turns, so that both see the machine as it is.
+BATCHES, BATCH = 600, 10
 WORKERS, ROUTES = 8, 60
 SCRAPES = 20
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 LABELS = ("method", "status", "route")
 Scrape = Callable[[], object]
-Way = tuple[Any, Any, Scrape | None]
-"""The application as it is, the same with counting, and what tells the numbers."""
+
+
+class Way(NamedTuple):
+    """The application as it is, the same with counting; what tells the numbers, and the bytes that these take."""
+
+    base: Any
+    app: Any
+    scrape: Scrape | None = None
+    memory: int | None = None
 
 
 def application(**options: Any) -> Any:
@@ -50,6 +60,7 @@ def ours() -> Way:
     from greenstack.server.scoreboard import Scoreboard, State  # noqa: PLC0415
 
     store, board, registry = Store(), Scoreboard(), CollectorRegistry()
+    before = shared_memory()
     for _ in range(WORKERS):
         number = board.take()
         board.set(number, State.READY)
@@ -57,9 +68,15 @@ def ours() -> Way:
         slot = Slot(store, number)
         for route in range(ROUTES):
             slot.numbers[slot.row("GET", 200, f"/route/{route}") + 1] += 1
+    memory = shared_memory() - before
     registry.register(ReplicaCollector(store, board, "127.0.0.1:1"))
     counter = count_requests(application(), Slot(store, board.take()))
-    return application(), counter, lambda: generate_latest(registry)
+    return Way(application(), counter, lambda: generate_latest(registry), memory)
+
+
+def shared_memory() -> int:
+    """Return the bytes of memory files that this process has touched: proc_pid_statm(5)."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prometheus(*, several: bool = False) -> Way:
@@ -94,10 +111,11 @@ def prometheus(*, several: bool = False) -> Way:
         histogram.labels(scope["method"], status, scope["route"].path).observe(time.perf_counter() - started)
 
     if not several:
-        return application(), counting, None
+        return Way(application(), counting)
     collected = CollectorRegistry()
     multiprocess.MultiProcessCollector(collected)
-    return application(), counting, lambda: generate_latest(collected)
+    memory = sum(file.stat().st_blocks * 512 for file in Path(folder).iterdir())
+    return Way(application(), counting, lambda: generate_latest(collected), memory)
 
 
 def prometheus_of_several() -> Way:
@@ -111,7 +129,7 @@ def instrumentator() -> Way:
 
     app = application()
     Instrumentator().instrument(app).expose(app)
-    return application(), app, None
+    return Way(application(), app)
 
 
 def telemetry() -> Way:
@@ -120,7 +138,7 @@ def telemetry() -> Way:
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415
 
     provider = MeterProvider([InMemoryMetricReader()])
-    return application(), application(telemetry={"meter_provider": provider, "tracing": False, "logs": False}), None
+    return Way(application(), application(telemetry={"meter_provider": provider, "tracing": False, "logs": False}))
 
 
 def opentelemetry() -> Way:
@@ -135,7 +153,7 @@ def opentelemetry() -> Way:
     without = {"tracing": False, "metrics": False, "logs": False}
     app = application(telemetry=without)
     FastAPIInstrumentor.instrument_app(app)
-    return application(telemetry=without), app, None
+    return Way(application(telemetry=without), app)
 
 
 WAYS: dict[str, Callable[[], Way]] = {
@@ -196,11 +214,12 @@ def timed(scrape: Scrape) -> float:
     return statistics.median(times)
 
 
-def main(way: str) -> None:
-    """Measure `way` and print what it costs."""
-    plain, counting_app, scrape_all = WAYS[way]()
-    base, added = asyncio.run(compare(plain, counting_app))
-    print(json.dumps({"base": base, "added": added, "scrape": scrape_all and timed(scrape_all)}))
+def main(name: str) -> None:
+    """Measure a way and print what it costs."""
+    way = WAYS[name]()
+    base, added = asyncio.run(compare(way.base, way.app))
+    scrape, memory = way.scrape and timed(way.scrape), way.memory and way.memory / WORKERS / 1024
+    print(json.dumps({"base": base, "added": added, "scrape": scrape, "memory": memory}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The stack in containers: up, down, and its replicas."""
 
+import errno
 import re
 import shlex
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
@@ -99,6 +102,7 @@ def up(compose: Compose) -> None:
     serving = Containers(compose).running() and any(container.well for container in compose.containers("nginx"))
     if serving:
         _require_networks(compose)
+    _require_ports(compose)
     with versions.or_back(compose):
         _get_images(compose)
         if serving:
@@ -235,6 +239,32 @@ def _require_networks(compose: Compose) -> None:
                 "stack: make down, then make up; nothing is changed",
                 status=REFUSED,
             )
+
+
+def _require_ports(compose: Compose) -> None:
+    """Raise CommandError where somebody else has a port already: the engine says so after minutes of building."""
+    if docker.remote():
+        return
+    ours = [container.id for container in compose.containers() if container.runs]
+    held = {binding["HostPort"] for container in ours for binding in docker.published(container)}
+    for name in ("nginx", "prometheus"):
+        for port in compose.services().get(name, {}).get("ports", ()):
+            number = port.get("published", "")
+            if number.isdecimal() and number not in held and _others_have(port.get("host_ip", ""), int(number), port):
+                raise _taken(compose, f":{number}")
+
+
+def _others_have(host: str, number: int, port: dict[str, Any]) -> bool:
+    """Return whether `number` is taken. That it may not be had, or no such address, is for the engine to say."""
+    kind = socket.SOCK_DGRAM if port.get("protocol") == "udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as trial:
+        if kind is socket.SOCK_STREAM:  # connections that have ended are in nobody's way
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, number))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _try_nginx(compose: Compose) -> None:

@@ -125,17 +125,18 @@ def _renew(replicas: Replicas, name: str) -> None:
     deadline = start_timeout(environ) + graceful_timeout(environ)
     before = replicas.workers(name)
     replicas.hang_up(name)
-    tried = False
+    seen: set[int] = set()  # all new workers until now
 
     def renewed() -> bool:
-        nonlocal tried
+        nonlocal seen
         now = replicas.workers(name)
-        if tried and now == before:
+        seen |= now - before
+        # An old one leaves only when a new one serves. Others follow new ones that end, and soon after them: between
+        # two looks, mostly.
+        if before <= now and (len(seen - now) >= len(before) or (seen and now == before)):
             raise CommandError(
                 *replicas.log(name), f"{name}: the new workers ended, the old ones go on: its log is above"
             )
-        tried = tried or bool(now - before)
-        # An old one leaves only when a new one serves.
         return bool(now - before) and not now & before
 
     if not wait_until(renewed, deadline, POLL):

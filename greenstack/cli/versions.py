@@ -74,9 +74,12 @@ def or_back(compose: Compose) -> Iterator[None]:
 
 
 def give_back(compose: Compose) -> None:
-    """Give the image that serves its name back, which a build may have taken from it."""
+    """Give the image that serves its name back, which a build may have taken from it; nobody needs that one then."""
     if serving := in_service(compose):
+        other = docker.image(image_name(compose))
         docker.output("tag", serving, image_name(compose))
+        if other and not (docker.image(other["Id"]) or {}).get("RepoTags"):
+            docker.remove_images([other["Id"]])
 
 
 def keep(compose: Compose) -> None:

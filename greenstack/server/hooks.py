@@ -149,9 +149,23 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
         Worker.store.count_crash()
     if Worker.shared:
         Worker.shared.leave(worker.slot)
-    server.log.info("worker:%s exited", get_worker_id(worker))
-    WORKER_ENV.pop(worker.age, None)
+    server.log.info("worker:%s exited", WORKER_ENV.pop(worker.age)["WORKER_ID"])
     Worker.scoreboard.set(worker.slot, State.FREE)
+    _end_failed_reload(server, worker)
+
+
+def _end_failed_reload(server: Arbiter, ended: Worker) -> None:
+    """Let the old workers count as new where `ended` was the last one that a reload had started.
+
+    Gunicorn waits in a reload until the old ones have left, for up to `GRACEFUL_TIMEOUT`, and answers no signal
+    meanwhile: no stop, and no reload of what has been repaired. These do not leave, as nobody takes their place.
+    """
+    left = server.WORKERS.values()
+    if ended.age > Worker.replaced and all(worker.age <= Worker.replaced for worker in left):
+        for worker in left:
+            server.worker_age += 1
+            WORKER_ENV[server.worker_age] = WORKER_ENV.pop(worker.age)
+            worker.age = server.worker_age
 
 
 def on_exit(server: Arbiter) -> None:

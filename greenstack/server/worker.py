@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
+from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
@@ -321,6 +322,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         slot = Slot(self.store, self.slot)
         self.pulse = Pulse(slot, resident_memory)
         time_collector(slot)
+        # What Uvicorn answers above LIMIT_CONCURRENCY, before it asks the application.
+        httptools_impl.service_unavailable = count_requests(flow_control.service_unavailable, slot)  # type: ignore
         return Exposition(count_requests(app, slot), self._registry)
 
     def _registry(self) -> "CollectorRegistry":

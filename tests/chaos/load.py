@@ -10,15 +10,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol, Self
 
-from tests.support import wait
 from tests.support.http import Address, Connection, LostError, Request, Response, ask
+from tests.support.wait import until
 
-__all__ = ["Connection", "Load", "LostError", "Request", "Response", "Result", "ask", "until"]
-
-
-def until(condition: Callable[[], object], timeout: float, what: str) -> None:
-    """Wait like tests.support.wait.until; for tests that still pass its arguments in another order."""
-    wait.until(condition, what, timeout)
+__all__ = ["Connection", "Load", "LostError", "Request", "Response", "Result", "ask"]
 
 
 @dataclass(frozen=True)
@@ -139,9 +134,7 @@ class Load:
 
     def wait_for(self, requests: int, timeout: float = 600) -> None:
         """Wait until that many requests were answered or failed. Raises AssertionError."""
-        wait.until(
-            lambda: self.result.total >= requests or not self._thread.is_alive(), f"{requests} requests", timeout
-        )
+        until(lambda: self.result.total >= requests or not self._thread.is_alive(), f"{requests} requests", timeout)
         assert self.result.total >= requests, f"the load ended after {self.result.total} of {requests} requests"
 
     def wait_for_more(self, requests: int) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.load import until
 from tests.support.http import Connection, LostError, Request, Response, ask
 from tests.support.ports import free_port, listens
 from tests.support.processes import ENTRYPOINT, START
 from tests.support.programs import PATH, needs
+from tests.support.wait import until
 
 __all__ = ["ENTRYPOINT", "PATH", "START", "App", "Nginx", "knows", "needs_nginx", "nginx"]
 
@@ -41,7 +41,7 @@ class App:
         self.process = subprocess.Popen(command)
         host, _, port = address.rpartition(":")
         where = address if address.startswith("/") else (host, int(port))
-        until(lambda: answers(where), START, f"the app answers on {address}")
+        until(lambda: answers(where), f"the app answers on {address}", START)
 
     def stop(self) -> None:
         """Stop it as Docker does, and wait."""
@@ -85,10 +85,10 @@ class Nginx:
         """Start nginx, wait until it listens, and then until it answers GET / with `expect`."""
         with self.access_log.open("wb") as out, self.error_log.open("wb") as errors:
             self.process = subprocess.Popen([ENTRYPOINT], env=self.environment(**settings), stdout=out, stderr=errors)
-        until(lambda: self.serving() or not self.running(), START, "nginx listens")
+        until(lambda: self.serving() or not self.running(), "nginx listens", START)
         assert self.running(), self.errors
         if expect:
-            until(lambda: self.get("/").status == expect, START, f"nginx answers {expect}")
+            until(lambda: self.get("/").status == expect, f"nginx answers {expect}", START)
         return self
 
     def app(self, name: str = "a") -> App:
@@ -139,7 +139,7 @@ class Nginx:
             entries[:] = [entry for entry in map(json.loads, lines) if entry["uri"] == uri]
             return bool(entries)
 
-        until(find, START, f"a line for {uri} in the access log")
+        until(find, f"a line for {uri} in the access log", START)
         return entries[0]
 
     def get(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Response:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.load import until
 from tests.process.nginx_helpers import START, Nginx, needs_nginx, nginx
+from tests.support.wait import until
 
 pytestmark = needs_nginx
 
@@ -181,7 +181,7 @@ def test_pages_of_other_origins_may_read_errors(
         server.start(expect=503, CORS_ORIGINS=allowed)
         no_app = server.get("/", Origin=origin)
         server.app()
-        until(lambda: server.get("/").status == 200, START, "the app is used")
+        until(lambda: server.get("/").status == 200, "the app is used", START)
         for answer in (no_app, server.get("/", "POST", b"x" * (10 * 2**20 + 1), Origin=origin)):
             assert answer.status in (503, 413)
             assert answer.headers.get("access-control-allow-origin") == told
@@ -331,7 +331,7 @@ def test_rate_limit() -> None:
     with nginx() as server:
         server.app()
         server.start(expect=None, RATE_LIMIT="1", RATE_LIMIT_BURST="3")
-        until(lambda: server.in_use, START, "the app is used")  # asked of nginx itself it would count
+        until(lambda: server.in_use, "the app is used", START)  # asked of nginx itself it would count
         answers = [server.get("/") for _ in range(8)]
         refused = [answer for answer in answers if answer.status == 429]
         assert answers[0].status == 200

@@ -16,9 +16,10 @@ from typing import Self
 
 import pytest
 
-from tests.chaos.load import Load, Request, post_problems, until
+from tests.chaos.load import Load, Request, post_problems
 from tests.process.nginx_helpers import START, Nginx, knows, needs_nginx, nginx
 from tests.support.processes import alive
+from tests.support.wait import until
 
 pytestmark = needs_nginx
 
@@ -104,7 +105,7 @@ def test_no_app_yet(server: Nginx) -> None:
     assert server.in_use == []
     # What was kept open to nobody must not answer for the app.
     server.app()
-    until(uses(server, "a"), SOON, "nginx found the app")
+    until(uses(server, "a"), "nginx found the app", SOON)
     assert {server.get("/").status for _ in range(30)} == {200}
 
 
@@ -120,10 +121,10 @@ def test_a_new_app_is_used_once_it_is_ready(server: Nginx) -> None:
     status = server.sockets / "b.sock.status"
     status.write_text("503")
     server.app("b")
-    until((server.run / "answers" / "b.sock").exists, SOON, "b was asked")
+    until((server.run / "answers" / "b.sock").exists, "b was asked", SOON)
     assert server.in_use == ["a"]
     status.unlink()
-    until(uses(server, "a", "b"), SOON, "b is used")
+    until(uses(server, "a", "b"), "b is used", SOON)
     assert {server.seen("/")["app"] for _ in range(12)} == {app.address for app in server.apps}
 
 
@@ -150,7 +151,7 @@ def test_a_cookie_binds_a_client_to_an_app(server: Nginx) -> None:
     server.app("a")
     server.app("b")
     server.start(STICKY="cookie")
-    until(uses(server, "a", "b"), START, "both are used")
+    until(uses(server, "a", "b"), "both are used", START)
 
     def apps(cookies: list[str]) -> list[str]:
         return [Path(server.seen("/", Cookie=f"greenstack={cookie}")["app"]).stem for cookie in cookies]
@@ -163,13 +164,13 @@ def test_a_cookie_binds_a_client_to_an_app(server: Nginx) -> None:
     two = apps(clients)
     assert {*two} == {"a", "b"}
     server.app("c")
-    until(uses(server, "a", "b", "c"), START, "the third is used")
+    until(uses(server, "a", "b", "c"), "the third is used", START)
     three = apps(clients)
     moved = [new for old, new in zip(two, three, strict=True) if new != old]
     assert {*moved} == {"c"}, "nobody else moves"
     assert len(moved) < 40, "a third of them, more or less"
     server.apps.pop().stop()
-    until(uses(server, "a", "b"), START, "two are left")
+    until(uses(server, "a", "b"), "two are left", START)
     assert [new for old, new in zip(three, apps(clients), strict=True) if old not in ("c", new)] == []
 
 
@@ -177,7 +178,7 @@ def test_an_address_binds_a_client_to_an_app(server: Nginx) -> None:
     server.app("a")
     server.app("b")
     server.start(STICKY="address")
-    until(uses(server, "a", "b"), START, "both are used")
+    until(uses(server, "a", "b"), "both are used", START)
     assert len({server.seen("/")["app"] for _ in range(24)}) == 1
 
 
@@ -192,7 +193,7 @@ def test_of_more_apps_than_slots_the_newest_are_used(server: Nginx) -> None:
         # Whoever is asked first, of the 12 tries that a GET has one reaches it.
         assert {server.get("/").status for _ in range(12)} == {200}
         server.app("y")
-        until(lambda: {"y", "z"} < set(server.in_use), 2 * SOON, "the next one is used, too")
+        until(lambda: {"y", "z"} < set(server.in_use), "the next one is used, too", 2 * SOON)
 
 
 def test_apps_come_and_go(server: Nginx) -> None:
@@ -202,9 +203,9 @@ def test_apps_come_and_go(server: Nginx) -> None:
         for turn in range(3):
             old = server.apps[-1]
             server.app(f"a{turn + 1}")
-            until(uses(server, f"a{turn}", f"a{turn + 1}"), SOON, "the new one is used")
+            until(uses(server, f"a{turn}", f"a{turn + 1}"), "the new one is used", SOON)
             old.stop()
-            until(uses(server, f"a{turn + 1}"), SOON, "the old one is not")
+            until(uses(server, f"a{turn + 1}"), "the old one is not", SOON)
         load.wait_for(load.result.total + 100)
     nothing_lost(server, load)
 
@@ -218,9 +219,9 @@ def test_connections_that_were_idle_meanwhile_go_on(server: Nginx) -> None:
         client.sendall(request % 1)
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
         server.app("b")
-        until(uses(server, "a", "b"), SOON, "b is used")
+        until(uses(server, "a", "b"), "b is used", SOON)
         server.apps[0].stop()
-        until(uses(server, "b"), SOON, "a is not")
+        until(uses(server, "b"), "a is not", SOON)
         client.sendall(request % 2)
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
 
@@ -232,10 +233,10 @@ def test_a_killed_app_costs_no_later_request(server: Nginx) -> None:
     server.apps[0].kill()  # its socket stays
     for number in range(20):
         assert server.get(f"/count/{number}", "POST", b"x").status == 200
-    until(uses(server, "b"), DEAD, "the dead socket is dropped")
+    until(uses(server, "b"), "the dead socket is dropped", DEAD)
     assert (server.sockets / "a.sock").exists()
     server.app("a")
-    until(uses(server, "a", "b"), SOON, "made anew, it is used again")
+    until(uses(server, "a", "b"), "made anew, it is used again", SOON)
 
 
 def test_the_last_app_is_killed_and_made_anew(server: Nginx) -> None:
@@ -245,7 +246,7 @@ def test_the_last_app_is_killed_and_made_anew(server: Nginx) -> None:
     answer = server.get("/", "POST", b"x")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1"), "nobody took it: it may be repeated"
     server.app()
-    until(lambda: server.get("/").status == 200, SOON, "nginx found the new one")
+    until(lambda: server.get("/").status == 200, "nginx found the new one", SOON)
 
 
 @pytest.mark.slow
@@ -255,9 +256,9 @@ def test_nothing_happens_while_nothing_changes_and_busy_apps_stay(server: Nginx)
         server.start(expect=None)
         assert server.in_use == ["a", "b"]
         workers, said = server.workers(), server.errors
-        until(lambda: busy.asked == 2, DEAD, "it was asked again, and did not answer")
+        until(lambda: busy.asked == 2, "it was asked again, and did not answer", DEAD)
         server.app("c")
-        until(uses(server, "a", "b", "c"), SOON, "a look later it is still there")
+        until(uses(server, "a", "b", "c"), "a look later it is still there", SOON)
         (line,) = server.errors.removeprefix(said).splitlines()
         assert re.search("in use: .*/a.sock .*/b.sock .*/c.sock", line), "nothing else has changed"
         assert server.workers() == workers
@@ -267,9 +268,9 @@ def test_what_never_answered_is_not_used(server: Nginx) -> None:
     server.start(expect=503)
     (server.sockets / "no-socket.sock").touch()
     with Odd(server.sockets / "a.sock", times=0), Odd(server.sockets / "a name.sock", times=9) as misnamed:
-        until((server.run / "answers" / "a.sock").exists, SOON, "it was asked")
+        until((server.run / "answers" / "a.sock").exists, "it was asked", SOON)
         server.app("b")
-        until(uses(server, "b"), 2 * SOON, "only b is used")
+        until(uses(server, "b"), "only b is used", 2 * SOON)
         assert not misnamed.asked
 
 
@@ -312,7 +313,7 @@ def test_reload_loses_nothing(server: Nginx) -> None:
         for _ in range(3):
             old = server.workers()
             server.signal(signal.SIGHUP)
-            until(functools.partial(newer, server, old), START, "a new worker")
+            until(functools.partial(newer, server, old), "a new worker", START)
             load.wait_for(load.result.total + 50)
     nothing_lost(server, load)
 
@@ -322,15 +323,15 @@ def test_stop_loses_nothing_and_ends_the_watcher(server: Nginx) -> None:
     server.start()
     with socket.create_connection(server.address, timeout=START) as client:
         client.sendall(b"POST /count/last?seconds=1.5 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
-        until(server.journal.exists, START, "the request is under way")
+        until(server.journal.exists, "the request is under way", START)
         watcher = set(server.children()) - set(server.workers())
         server.signal(signal.SIGQUIT)
-        until(lambda: not server.connects(), START, "nobody listens any more")
+        until(lambda: not server.connects(), "nobody listens any more", START)
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
         assert client.recv(1) == b"", "and the connection is closed"
     assert server.wait() == 0
     assert len(watcher) == 1
-    until(lambda: not any(alive(pid) for pid in watcher), 2 * SOON, "the watcher has ended")
+    until(lambda: not any(alive(pid) for pid in watcher), "the watcher has ended", 2 * SOON)
     assert server.journal.read_text().split() == ["last"]
     assert server.logged("/count/last?seconds=1.5")["status"] == 200, "its line was written out"
 
@@ -354,6 +355,6 @@ def test_start_again_after_a_crash(server: Nginx) -> None:
     server.wait()
     for pid in workers:  # in a container they end with PID 1
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not server.connects(), START, "its workers have ended")
+    until(lambda: not server.connects(), "its workers have ended", START)
     server.start()
     assert server.get("/").status == 200

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.load import ask, until
+from tests.chaos.load import ask
 from tests.process.nginx_helpers import START, Nginx, needs_nginx, nginx
 from tests.support.metrics import Series, fallen, scrape, total
+from tests.support.wait import until
 
 pytestmark = needs_nginx
 OWN = "nginx_own_responses_total"
@@ -30,7 +31,7 @@ def told(server: Nginx) -> dict[Series, float]:
 
 
 def own(server: Nginx, status: str, count: int) -> None:
-    until(lambda: total(told(server), OWN, status=status) >= count, START, f"{count} × {status} are counted")
+    until(lambda: total(told(server), OWN, status=status) >= count, f"{count} × {status} are counted", START)
     assert total(told(server), OWN, status=status) == count
 
 
@@ -77,7 +78,7 @@ def test_counting_outlives_a_reload(server: Nginx) -> None:
         server.get("/metrics")
         workers = server.workers()
         server.signal(signal.SIGHUP)
-        until(lambda old=workers: not set(server.workers()) & set(old), START, "the new workers are alone")  # type: ignore[misc]
+        until(lambda old=workers: not set(server.workers()) & set(old), "the new workers are alone", START)  # type: ignore[misc]
         own(server, "404", number + 1)
 
 
@@ -90,11 +91,11 @@ def test_replicas_are_listed_as_they_come_and_go(server: Nginx) -> None:
     server.start(expect=503)
     assert listed() == []
     server.app("a")
-    until(lambda: listed() == [{"targets": ["a"]}], START, "the first is listed")
+    until(lambda: listed() == [{"targets": ["a"]}], "the first is listed", START)
     second = server.app("b")
-    until(lambda: listed() == [{"targets": ["a", "b"]}], START, "both are listed")
+    until(lambda: listed() == [{"targets": ["a", "b"]}], "both are listed", START)
     second.stop()
-    until(lambda: listed() == [{"targets": ["a"]}], START, "the first alone is listed")
+    until(lambda: listed() == [{"targets": ["a"]}], "the first alone is listed", START)
 
 
 def test_each_replica_can_be_asked(server: Nginx) -> None:
@@ -116,7 +117,7 @@ def test_scrapes_are_not_limited(server: Nginx) -> None:
     server.app()
     settings = {"NGINX_METRICS_LISTEN": f"127.0.0.1:{port}", "RATE_LIMIT": "1", "CONNECTION_LIMIT": "1"}
     server.start(expect=None, **settings)
-    until(lambda: server.in_use == ["a"], START, "the app is found")
+    until(lambda: server.in_use == ["a"], "the app is found", START)
     for path in ("/metrics", "/replicas", "/replicas/a/metrics"):
         assert [ask(("127.0.0.1", port), path).status for _ in range(10)] == [200] * 10, path
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from greenstack.server.settings import Settings, read_by_nginx
-from tests.chaos.load import until
 from tests.process.nginx_helpers import ENTRYPOINT, PATH, START, App, Nginx, knows, needs_nginx, nginx
 from tests.support.ports import free_port
+from tests.support.wait import until
 
 pytestmark = needs_nginx
 TIMEOUTS = ("proxy_read_timeout", "proxy_send_timeout", "proxy_next_upstream_timeout")
@@ -71,14 +71,14 @@ def test_idle_connections_to_the_app_are_closed_in_time(server: Nginx) -> None:
 
     server.get("/")
     assert connections() > 1, "some are kept, beside the socket that listens"
-    until(lambda: connections() == 1, 5.0, "they are closed")
+    until(lambda: connections() == 1, "they are closed", 5.0)
 
 
 def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
     environment = {name: server.environment()[name] for name in ("PATH", "BIND", "NGINX_RUN_DIR", "NGINX_LISTEN")}
     with server.error_log.open("wb") as errors:
         server.process = subprocess.Popen([ENTRYPOINT], env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-    until(server.serving, START, "nginx listens")
+    until(server.serving, "nginx listens", START)
     settings = Settings()
     assert {
         f"keepalive_timeout {settings.upstream_keep_alive * 1000:.0f}ms",
@@ -198,12 +198,12 @@ def test_the_shell_of_alpine_runs_it(server: Nginx, tmp_path: Path) -> None:
             [tmp_path / "sh", ENTRYPOINT], stdout=out, stderr=errors,
             env=server.environment(PATH=f"{tmp_path}:{PATH}"),
         )  # fmt: skip
-    until(server.serving, START, server.errors)
+    until(server.serving, server.errors, START)
     assert server.get("/").status == 200
     server.app("b")
-    until(lambda: server.in_use == ["a", "b"], START, "b is used")
+    until(lambda: server.in_use == ["a", "b"], "b is used", START)
     server.apps[0].stop()
-    until(lambda: server.in_use == ["b"], START, "a is not")
+    until(lambda: server.in_use == ["b"], "a is not", START)
     server.signal(signal.SIGQUIT)
     assert server.wait() == 0
 
@@ -217,7 +217,7 @@ def test_any_user_will_do(server: Nginx) -> None:
         server.process = subprocess.Popen(
             [ENTRYPOINT], env=server.environment(), stdout=out, stderr=errors, user=12345, group=12345, extra_groups=[]
         )
-    until(lambda: server.serving() or not server.running(), START, "it serves")
+    until(lambda: server.serving() or not server.running(), "it serves", START)
     assert server.get("/", "POST", b"x" * 10**6).status == 200
     assert server.errors.count("[warn]") == server.errors.count("a client request body is buffered") == 1
 

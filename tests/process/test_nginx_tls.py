@@ -130,21 +130,22 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
 
 
 @pytest.mark.parametrize("name", [NAME, ""])
-def test_its_end_is_told(own: Edge, name: str) -> None:
-    def told() -> float:
-        return total(scrape(str(own.server.run / "metrics.sock")), "nginx_certificate_end_time_seconds")
+def test_its_dates_are_told(own: Edge, name: str) -> None:
+    def told() -> tuple[float, ...]:
+        series = scrape(str(own.server.run / "metrics.sock"))
+        return tuple(total(series, f"nginx_certificate_{which}_time_seconds") for which in ("start", "end"))
 
-    def end() -> float:
-        chain = (own.folder / "fullchain.pem").read_bytes()
-        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+    def dates() -> tuple[float, ...]:
+        certificate = x509.load_pem_x509_certificate((own.folder / "fullchain.pem").read_bytes())
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
     (own.folder / "privkey.pem").unlink()
     own.start(SERVER_NAME=name)
-    assert told() == 0, "there is none"
+    assert told() == (0, 0), "there is none"
     AUTHORITY.issue(own.folder, NAME)
-    until(lambda: told() == end(), "the end of the first one is told")
+    until(lambda: told() == dates(), "the dates of the first one are told")
     AUTHORITY.issue(own.folder, NAME, days=40)
-    until(lambda: told() == end(), "the end of the new one is told")
+    until(lambda: told() == dates(), "the dates of the new one are told")
 
 
 @pytest.mark.slow

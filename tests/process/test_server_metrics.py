@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -68,6 +69,24 @@ def test_errors_are_counted(start: Start) -> None:
     gunicorn = start().until_ready()
     assert gunicorn.get("/raise").status_code == 500
     assert total(told(gunicorn), COUNT, status="500", route="-") == 1
+
+
+def test_refusals_above_the_concurrency_limit_are_counted(start: Start) -> None:
+    gunicorn = start(LIMIT_CONCURRENCY="1").until_ready()
+
+    def refused(pool: ThreadPoolExecutor) -> bool:
+        answers = pool.map(gunicorn.get, ["/sleep?0.5"] * 4)
+        return 503 in {answer.status_code for answer in answers}
+
+    with ThreadPoolExecutor(4) as pool:
+        until(lambda: refused(pool), "some are refused")
+
+    def all_told() -> bool:
+        answer = gunicorn.get("/metrics")  # which may be refused as well
+        logged = gunicorn.log.count("Exceeded concurrency limit")
+        return answer.is_success and total(parse(answer.text), COUNT, status="503", route="-") == logged
+
+    until(all_told, "as many are counted as the log has")
 
 
 def test_probes_and_scrapes_do_not_count(start: Start) -> None:

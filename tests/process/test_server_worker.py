@@ -144,6 +144,21 @@ def test_a_lifespan_that_fails_later_stops_nothing(start: Start, project: Path) 
     assert gunicorn.stop() == 0
 
 
+def test_a_repaired_reload_does_not_wait(start: Start, project: Path) -> None:
+    fail = project / "fail"
+    # Gunicorn would wait that long for the old workers of a reload, which go on.
+    gunicorn = start(MAX_WORKERS="2", FAIL_FILE=str(fail), GRACEFUL_TIMEOUT="600").until_ready(2)
+    fail.touch()
+    gunicorn.signal(signal.SIGHUP)
+    gunicorn.until_logged("exited with code 1", 2)
+    assert answers(gunicorn), "the old ones go on"
+    fail.unlink()
+    gunicorn.signal(signal.SIGHUP)
+    gunicorn.until_logged("Application startup complete", 4)
+    gunicorn.until_logged(r"worker:WORKER_[12] exited", 2)
+    assert gunicorn.stop() == 0
+
+
 def test_a_hook_that_fails_later_stops_nothing(start: Start, project: Path) -> None:
     fail = project / "fail"
     (project / "tiny/hooks.py").write_text(

@@ -19,14 +19,19 @@ from tests.support.processes import ROOT
 
 def test_the_medians_of_rounds_are_shown() -> None:
     rounds = [
-        {way: {"base": 60.0, "added": added, "scrape": 4.0 if way == "this stack" else None} for way in counting.WAYS}
-        for added in (1.0, 2.5, 30.0)
+        {way: {"base": 60.0, "added": added, "scrape": told, "memory": told} for way in counting.WAYS}
+        for added, told in ((1.0, 4.0), (2.5, 4.0), (30.0, 7.0))
     ]
     console = Console(width=100)
     with console.capture() as capture:
         console.print(table(rounds))
     (line,) = [line.split() for line in capture.get().splitlines() if line.startswith("this stack")]
-    assert line == ["this", "stack", "+2.5", "4.0"]
+    assert line == ["this", "stack", "+2.5", "4.0", "4"]
+
+
+def test_what_a_way_lacks_is_a_dash() -> None:
+    measured = {way: {"base": 60.0, "added": 1.0, "scrape": None, "memory": None} for way in counting.WAYS}
+    assert [next(iter(column.cells)) for column in table([measured]).columns[2:]] == ["–", "–"]
 
 
 @pytest.mark.parametrize("way", ["this stack", "prometheus_client, one worker", "prometheus_client, several workers"])
@@ -37,6 +42,8 @@ def test_each_way_can_be_measured(way: str) -> None:
     measured = json.loads(done.stdout)
     assert measured["base"] > 0
     assert (measured["scrape"] is None) == (way == "prometheus_client, one worker")
+    if way == "this stack":
+        assert 0 < measured["memory"] <= 500, "KiB a worker"
 
 
 def test_a_wrong_answer_is_no_measurement() -> None:

@@ -69,11 +69,15 @@ class ReplicaCollector(Collector):
         for state in (State.STARTING, State.READY, State.DRAINING):
             workers.add_metric((state.name.lower(),), count[state])
         yield workers
-        starts = sum(store.get(slot, Field.STARTS) for slot in used)
-        yield CounterMetricFamily("gunicorn_worker_starts", "Worker processes that were started.", starts)
+        for name, description, field in (
+            ("gunicorn_worker_starts", "Worker processes that were started.", Field.STARTS),
+            ("websocket_connections", "WebSockets that the application has accepted.", Field.WEBSOCKETS),
+        ):
+            yield CounterMetricFamily(name, description, sum(store.get(slot, field) for slot in used))
         serving = [slot for slot, state in states.items() if state is not State.STARTING]
         for name, description, values in (
             ("http_requests_in_flight", "Requests under way.", [store.get(slot, Field.IN_FLIGHT) for slot in serving]),
+            ("websockets_open", "WebSockets under way.", [store.get(slot, Field.WEBSOCKETS_OPEN) for slot in serving]),
             ("gunicorn_worker_memory_bytes", "Resident memory.", [store.get(slot, Field.MEMORY) for slot in serving]),
             (
                 "gunicorn_worker_event_loop_late_seconds",

@@ -39,6 +39,8 @@ class Field(enum.IntEnum):
     MEMORY = 5  # bytes that are resident
     PAUSES = 6  # runs of the garbage collector
     PAUSED = 7  # s that these took
+    WEBSOCKETS = 8  # that were accepted
+    WEBSOCKETS_OPEN = 9
 
 
 class Event(enum.IntEnum):
@@ -139,7 +141,7 @@ class Slot:
         self.start = slot * SLOT
         self.head = self.start // NUMBER
         self._rows = dict(store.rows(slot))
-        for field in (Field.IN_FLIGHT, Field.LATE, Field.MEMORY):
+        for field in (Field.IN_FLIGHT, Field.LATE, Field.MEMORY, Field.WEBSOCKETS_OPEN):
             self.set(field, 0)
         self.set(Field.TICKED, time.monotonic())
 

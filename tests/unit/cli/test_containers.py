@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,37 @@ def test_the_port_that_is_in_use_is_the_one_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Fake, "environment", Environment("", (), values, {}, {}, []))
     failure = why(monkeypatch, complaint, CHECKED, container("nginx", "created"))
     assert failure.lines == (f"{line}; allowed: a free port",)
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1"])
+@pytest.mark.parametrize("remote", [None, "ssh://server"])
+def test_a_port_in_use_is_found_before_the_build(
+    monkeypatch: pytest.MonkeyPatch, host: str, remote: str | None
+) -> None:
+    class BuildingError(Exception):
+        pass
+
+    def build(_: object) -> None:
+        raise BuildingError
+
+    monkeypatch.setattr(docker, "remote", lambda: remote)
+    monkeypatch.setattr(containers, "require_ours", lambda _: None)
+    monkeypatch.setattr(containers, "_get_images", build)
+    monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = str(server.getsockname()[1])
+        ports = [{"host_ip": host, "published": number, "target": 8080, "protocol": "tcp"}]
+        compose = Fake()
+        monkeypatch.setattr(compose, "services", lambda: {"app": {}, "nginx": {"ports": ports}}, raising=False)
+        monkeypatch.setattr(Fake, "environment", Environment("", (), {"HTTP_PORT": number}, {}, {}, []))
+        with pytest.raises(BuildingError if remote else CommandError) as refused:
+            containers.up(cast(Compose, compose))
+        if isinstance(refused.value, CommandError):
+            assert refused.value.lines == (f"HTTP_PORT={number}: is in use already; allowed: a free port",)
+        # One that this stack has itself is no fault.
+        monkeypatch.setattr(compose, "existing", (APP, NGINX))
+        monkeypatch.setattr(docker, "published", lambda _: [{"HostIp": host, "HostPort": number}])
+        containers._require_ports(cast(Compose, compose))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +202,7 @@ def test_a_service_may_end_with_its_work(
             return subprocess.CompletedProcess(arguments, 1, "", "container x-migrate-1 exited (0)")
 
     monkeypatch.setattr(docker, "last_words", lambda _: ["its log"])
-    for name in ("require_ours", "_require_networks", "_get_images", "_converge"):
+    for name in ("require_ours", "_require_networks", "_require_ports", "_get_images", "_converge"):
         monkeypatch.setattr(containers, name, lambda _: None)
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
@@ -269,6 +301,7 @@ def test_a_network_is_not_changed_under_a_running_stack(
     monkeypatch.setattr(docker, "output", lambda *words: "true\n" if theirs & {*words} else "false\n")
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
+    monkeypatch.setattr(containers, "_require_ports", lambda _: None)
     begun: list[str] = []
     monkeypatch.setattr(containers, "_get_images", lambda _: begun.append("build"))
     monkeypatch.setattr(containers, "_converge", lambda _: begun.append("converge"))

@@ -156,12 +156,25 @@ def test_a_reload_waits_the_graceful_timeout_too(monkeypatch: pytest.MonkeyPatch
     assert waited == [0.1 + seconds]
 
 
-def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "looks",
+    [[{1}, {1}, {1, 2}, {1}], [{1, 2}, {1, 2, 3, 4}, {1, 2, 4, 5}, {1, 2, 5, 6}]],
+    ids=["nobody follows", "others follow at once"],
+)
+def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch, looks: list[set[int]]) -> None:
     replicas = Fake("old1")
-    workers = iter([{1}, {1}, {1, 2}, {1}])
+    workers = iter(looks)
     monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
     with pytest.raises(CommandError, match="the new workers ended, the old ones go on"):
         rollout.reload(replicas)
+
+
+def test_one_new_worker_that_ends_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = Fake("old1")
+    workers = iter([{1, 2}, {1, 2, 3, 4}, {1, 2, 4, 5}, {2, 4, 5}, {4, 5}])
+    monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
+    rollout.reload(replicas)
+    assert next(workers, None) is None
 
 
 def test_a_tracebacks_last_line_is_the_reason() -> None:

@@ -121,6 +121,20 @@ def test_the_version_before_is_the_one_that_was_replaced(monkeypatch: pytest.Mon
     assert stack.rollback() == "a"
 
 
+@pytest.mark.parametrize(("named", "gone"), [({}, ["new"]), ({"registry/app:7": "new"}, [])])
+def test_a_refused_image_does_not_stay(monkeypatch: pytest.MonkeyPatch, named: dict[str, str], gone: list[str]) -> None:
+    stack = Stack(monkeypatch)
+    removed: list[str] = []
+    monkeypatch.setattr(docker, "remove_images", removed.extend)
+    stack.serving = "old"
+    stack.tags = {"app:latest": "new", **named}
+    with pytest.raises(CommandError), versions.or_back(cast(Compose, stack)):
+        raise CommandError("the new one is not healthy")
+    assert stack.tags == {"app:latest": "old", **named}
+    versions.give_back(cast(Compose, stack))
+    assert removed == gone
+
+
 def test_the_five_last_in_service_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = Stack(monkeypatch)
     stack.deploy("a", "b", "c", "d", "e", "a", "f")

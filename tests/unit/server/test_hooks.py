@@ -45,7 +45,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     cfg = Config()
     cfg.set("bind", f"unix:{tmp_path}/app.sock")
     cfg.set("workers", 3)
-    return SimpleNamespace(log=Log(), cfg=cfg, app=SimpleNamespace(app_uri="x:app", wsgi=lambda: None))
+    return SimpleNamespace(log=Log(), cfg=cfg, app=SimpleNamespace(app_uri="x:app", wsgi=lambda: None), WORKERS={})
 
 
 def worker(age: int) -> Any:
@@ -86,6 +86,27 @@ def test_a_reload_during_a_start_is_no_crash(server: Server, monkeypatch: pytest
     assert Worker.store.numbers[Event.CRASHES] == 0
     hooks.child_exit(server, new)
     assert Worker.store.numbers[Event.CRASHES] == 1
+
+
+def test_after_a_failed_reload_the_old_count_as_new(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "store", Store(slots=4))
+    monkeypatch.setattr(Worker, "replaced", 0)
+    old, first, second = worker(1), worker(2), worker(3)
+    hooks.pre_fork(server, old)
+    server.worker_age = 1
+    hooks.on_reload(server)
+    for new in (first, second):
+        hooks.pre_fork(server, new)
+    server.worker_age = 3
+    server.WORKERS = {11: old, 13: second}
+    hooks.child_exit(server, first)
+    assert old.age == 1, "another new one may still serve"
+    server.WORKERS = {11: old}
+    hooks.child_exit(server, second)
+    assert old.age == server.worker_age == 4
+    server.WORKERS = {}
+    hooks.child_exit(server, old)
+    assert server.log.lines[-1] == "worker:WORKER_1 exited"
 
 
 def test_seed_names() -> None:

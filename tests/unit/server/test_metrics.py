@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +30,7 @@ from greenstack.server.metrics.exposition import Exposition
 from greenstack.server.metrics.store import BOUNDS, ROWS, Field, Slot, Store
 from greenstack.server.scoreboard import Scoreboard, State
 from tests.support.metrics import fallen, parse, total
+from tests.support.processes import ROOT
 
 COUNT = "http_request_duration_seconds_count"
 
@@ -200,7 +204,7 @@ def test_what_is_remembered_is_bounded(memory: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(counting, "KNOWN", 10)
     slot = started(memory, 1)
     counter: Any = count_requests(raising, slot)
-    (rows,) = [cell.cell_contents for cell in counter.__closure__ if isinstance(cell.cell_contents, dict)]
+    rows = inspect.getclosurevars(inspect.getclosurevars(counter).nonlocals["count"]).nonlocals["rows"]
     for number in range(100):
         with contextlib.suppress(ValueError):
             asyncio.run(counter({"type": "http", "method": f"M{number}"}, None, None))
@@ -214,6 +218,29 @@ async def raising(scope: Any, receive: Any, send: Any) -> None:
 
 def test_an_application_that_raises_counts_as_500() -> None:
     assert counted(raising, ("GET", "/")) == {("GET", "500", "-"): 1}
+
+
+def test_websockets_count_once_they_are_accepted(memory: Store) -> None:
+    board = Scoreboard()
+    board.set(board.take(), State.READY)
+    seen: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": scope["answer"]})
+        seen.append(total(told(memory, board), "websockets_open"))
+        raise ConnectionError("it has left")
+
+    async def send(_: Any) -> None:
+        pass
+
+    counter: Any = count_requests(app, started(memory, 1))
+    for answer in ("websocket.accept", "websocket.close"):
+        with pytest.raises(ConnectionError):
+            asyncio.run(counter({"type": "websocket", "answer": answer}, None, send))
+    assert seen == [1, 0]
+    assert total(told(memory, board), "websockets_open") == 0
+    assert total(told(memory, board), "websocket_connections_total") == 1
+    assert total(told(memory, board), COUNT) == 0
 
 
 def test_background_tasks_are_not_the_requests_time(memory: Store) -> None:
@@ -327,6 +354,43 @@ def test_metrics_are_for_unix_sockets(memory: Store) -> None:
     assert status_of({"path": "/metrics", "client": None}, make) == 200
     assert status_of({"path": "/metrics", "client": ("10.0.0.1", 5)}, make) == 0
     assert status_of({"path": "/", "client": None}, make) == 0
+
+
+FULL = """
+import logging, os, pathlib, sys
+from greenstack.server.metrics import users
+left = 5 * 4096
+def fallocate(file, start, size):  # a small memory file system
+    if size > left: raise OSError(28, "No space left on device")
+os.posix_fallocate = fallocate
+logging.basicConfig()
+users._MEMORY = pathlib.Path(sys.argv[1])
+shared = users.Shared()
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+orders = Counter("orders", "x", ("kind",))
+for kind in range(1000):
+    orders.labels(kind).inc()
+orders.labels(0).inc()
+left = 0
+shared.enter(1)  # a worker that finds nothing at all
+orders.labels(0).inc()
+registry = CollectorRegistry()
+registry.register(users.UsersCollector(shared, frozenset()))
+print(generate_latest(registry).decode())
+shared.close()
+"""
+
+
+def test_metrics_that_find_no_memory_are_left_out(tmp_path: Path) -> None:
+    """In a process of its own: the library keeps what it has opened."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    series = parse(done.stdout)
+    assert total(series, "orders_total", kind="0") == 2
+    assert 100 < sum(name == "orders_total" for name, _ in series) < 500
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device: new metrics of the application are not counted" in line
 
 
 def test_untouched_slots_take_no_memory(memory: Store) -> None:

@@ -53,3 +53,7 @@ class Acme(Secure):
 
     def certbots_lines(self) -> list[str]:
         return [line for line in self.stack.log("certbot") if line.startswith("certbot: ")]
+
+    def told_email(self) -> str:
+        """Return the address that the authority has been told."""
+        return docker("exec", self.stack.ids("certbot")[0], "cat", "/certificates/email", check=False).stdout

@@ -66,8 +66,9 @@ def main() -> None:
             )
         else:
             say(f"the certificate for {' '.join(names)} is valid until {valid_until()}")
-            tell_email()
         TRIED.write_text(fault)
+        if not fault:
+            tell_email()
         now.wait(pause)
 
 

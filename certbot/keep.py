@@ -55,7 +55,7 @@ def main() -> None:
             fault = attempt(names, force=force)
             LACKING.write_text(" ".join(lacking(names)))
         except OSError as error:  # the volume is full, or somebody else's: to end would be to be started for ever
-            fault = f"{error.filename}: {error.strerror}"
+            fault = f"{error.filename or FOLDER}: {error.strerror}"
         force = force and bool(fault)  # a key that has leaked is to go, however often the authority fails
         pause = retry if fault else INTERVAL
         retry = min(2 * retry, LONGEST_RETRY) if fault else FIRST_RETRY
@@ -108,7 +108,7 @@ def tell_email() -> None:
         else:
             TOLD.write_text(email)
     except OSError as error:
-        say(f"ACME_EMAIL={email}: {error.filename}: {error.strerror}")
+        say(f"ACME_EMAIL={email}: {error.filename or FOLDER}: {error.strerror}")
 
 
 def account_command(email: str) -> list[str]:

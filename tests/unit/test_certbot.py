@@ -155,15 +155,16 @@ def test_names_without_a_certificate_are_told(folder: Path, monkeypatch: pytest.
     assert keep.lacking(["a.example"]) == []
 
 
+@pytest.mark.parametrize("file", ["/certificates/x", None])
 def test_a_volume_that_refuses_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str | None
 ) -> None:
     def full(_: list[str]) -> list[str]:
-        raise OSError(28, "No space left on device", "/certificates/x")
+        raise OSError(28, "No space left on device", file)
 
     monkeypatch.setattr(keep, "lacking", full)
     pauses, _ = run(folder, monkeypatch, ["", ""])
-    fault = "/certificates/x: No space left on device"
+    fault = f"{file or folder}: No space left on device"
     assert (folder / "tried").read_text() == fault
     assert pauses == [120, 240]
     assert f"certbot: no new certificate for example.org: {fault}; tries again" in capsys.readouterr().err

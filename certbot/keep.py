@@ -24,6 +24,8 @@ LINEAGE = "stack"
 CHAIN = FOLDER / "live" / LINEAGE / "fullchain.pem"
 CERTBOT_FILES = Path("/tmp/certbot")  # noqa: S108 - of this container alone
 TRIED = Path("/tmp/tried")  # noqa: S108 - the first attempt is over; in it the fault of the last one, if it had one
+LACKING = Path("/tmp/lacking")  # noqa: S108 - the names that the present certificate is not for
+TOLD = FOLDER / "email"  # the address that the authority has of us
 
 NGINX = ("nginx", 8080)
 NGINX_DEADLINE = 60  # s; nginx starts at the same time, and is replaced last where its settings change
@@ -41,15 +43,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, lambda *_: now.set())
     names = os.environ["SERVER_NAME"].split()
-    WEBROOT.mkdir(exist_ok=True)
-    wait_for_nginx(names[0])
+    LACKING.touch()
     retry = FIRST_RETRY
     force = False
     while True:
         if now.is_set():
             now.clear()
             force = True
-        fault = attempt(names, force=force)
+        try:
+            wait_for_nginx(names[0])
+            fault = attempt(names, force=force)
+            LACKING.write_text(" ".join(lacking(names)))
+        except OSError as error:  # the volume is full, or somebody else's: to end would be to be started for ever
+            fault = f"{error.filename or FOLDER}: {error.strerror}"
         force = force and bool(fault)  # a key that has leaked is to go, however often the authority fails
         pause = retry if fault else INTERVAL
         retry = min(2 * retry, LONGEST_RETRY) if fault else FIRST_RETRY
@@ -61,6 +67,8 @@ def main() -> None:
         else:
             say(f"the certificate for {' '.join(names)} is valid until {valid_until()}")
         TRIED.write_text(fault)
+        if not fault:
+            tell_email()
         now.wait(pause)
 
 
@@ -83,8 +91,37 @@ def command(names: list[str], *, force: bool) -> list[str]:
         *("certbot", "certonly", "--non-interactive", "--agree-tos", "--email", os.environ["ACME_EMAIL"]),
         *("--webroot", "--webroot-path", str(WEBROOT), "--cert-name", LINEAGE, *domains, "--renew-with-new-domains"),
         "--force-renewal" if force or of_another_authority(server) or damaged() else "--keep-until-expiring",
-        *("--key-type", "ecdsa", "--config-dir", str(FOLDER), "--work-dir", str(CERTBOT_FILES)),
-        *("--logs-dir", str(CERTBOT_FILES), *(["--server", server] if server else [])),
+        *("--key-type", "ecdsa", *places()),
+    ]
+
+
+def tell_email() -> None:
+    """Tell the authority the present `ACME_EMAIL`, if it has another: certbot tells it with a new account alone."""
+    email = os.environ["ACME_EMAIL"]
+    try:
+        if TOLD.exists() and TOLD.read_text() == email:
+            return
+        done = subprocess.run(account_command(email), capture_output=True, text=True, check=False)
+        if done.returncode:
+            fault = explain(done.stdout + done.stderr)
+            say(f"ACME_EMAIL={email}: the authority has not taken it: {fault}; it is told again at the next look")
+        else:
+            TOLD.write_text(email)
+    except OSError as error:
+        say(f"ACME_EMAIL={email}: {error.filename or FOLDER}: {error.strerror}")
+
+
+def account_command(email: str) -> list[str]:
+    """Return certbot's command line that gives the account another address."""
+    return ["certbot", "update_account", "--non-interactive", "--email", email, *places()]
+
+
+def places() -> list[str]:
+    """Return the options that say where certbot keeps its files, and which authority it asks."""
+    server = os.environ.get("ACME_SERVER")
+    return [
+        *("--config-dir", str(FOLDER), "--work-dir", str(CERTBOT_FILES), "--logs-dir", str(CERTBOT_FILES)),
+        *(["--server", server] if server else []),
     ]
 
 
@@ -116,6 +153,16 @@ def explain(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Ask for help", "Saving debug log", "See the logfile"))]
     return (telling or ["certbot says nothing"])[-1]
+
+
+def lacking(names: list[str]) -> list[str]:
+    """Return those of `names` that the present certificate is not for; all of them where there is none."""
+    try:
+        certificate = x509.load_pem_x509_certificate(CHAIN.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return names
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [name for name in names if name not in alternatives.get_values_for_type(x509.DNSName)]
 
 
 def valid_until() -> str:

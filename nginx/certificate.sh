@@ -78,6 +78,12 @@ trial_date() { # Start or Expire, of the certificate that was tried: curl says "
     }' "$NGINX_RUN_DIR/trial.certs"
 }
 
+unknown_issuer() { # says who has signed a certificate that stands alone, without its chain; nothing of one that signed itself
+    [ "$(grep -c 'BEGIN CERTIFICATE' "$NGINX_RUN_DIR/certificate.pem")" = 1 ] || return 0
+    SUBJECT=$(sed -n 's/^Subject: *//p' "$NGINX_RUN_DIR/trial.certs") ISSUER=$(sed -n 's/^Issuer: *//p' "$NGINX_RUN_DIR/trial.certs")
+    [ "$SUBJECT" = "$ISSUER" ] || echo "$ISSUER"
+}
+
 tell_dates() { # BEGIN END: s since the epoch; nothing where nobody knows
     {
         [ -z "$2" ] || cat <<END
@@ -104,6 +110,9 @@ renew() { # leaves in FAULT why what the folder has is not in use
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
         tell_dates "$(trial_date Start)" "$(trial_date Expire)"
         say "the certificate in $CHAIN is in use"
+        ISSUER=$(unknown_issuer)
+        [ -z "$ISSUER" ] || say "the certificate in $CHAIN comes without its chain: only clients that know" \
+            "$ISSUER accept it; put the chain below the certificate"
     elif [ "$FAULT" != "$SAID" ]; then
         if [ -e "$NGINX_RUN_DIR/certificate.pem" ]; then THEN='the one before serves on'; else THEN='HTTPS waits for one'; fi
         say "the certificate in $CHAIN cannot be used: $FAULT; $THEN"

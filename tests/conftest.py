@@ -15,8 +15,11 @@ from hypothesis import HealthCheck, settings
 from greenstack.cli import base_images, environment
 from greenstack.cli.docker import why_none
 from greenstack.server import check
+from tests.support.certificates import NAME, Authority
 from tests.support.compose import PROBE, ROOT, Stack, docker
+from tests.support.ports import free_port
 from tests.support.programs import refuse_skip
+from tests.support.secure import Acme
 
 RUN = "GREENSTACK_TEST_RUN"  # names all images and projects of this run, those of its worker processes included
 Start = Callable[..., Stack]
@@ -170,3 +173,36 @@ def default(built: dict[str, str]) -> Iterator[Stack]:
     """The stack as it is without any setting; for tests that leave it as they found it."""
     with _stacks(built) as make:
         yield make()
+
+
+@pytest.fixture(scope="session")
+def acme_images(built: dict[str, str]) -> dict[str, str]:
+    """The images of certbot and pebble as well."""
+    images = {**built, "CERTBOT_IMAGE": "ct-certbot"}
+    files = {"COMPOSE_FILE": "compose.yaml:compose.tls-acme.yaml:tests/support/compose.pebble.yaml"}
+    stack = Stack(f"{built['TAG']}-acme", {**images, **files, "PEBBLE_FOLDER": "./env", "TLS": "acme"})
+    stack.compose("--profile", "pebble", "build", "certbot", "pebble")
+    return images
+
+
+@pytest.fixture
+def acme(start: Start, acme_images: dict[str, str], tmp_path: Path) -> Iterator[Acme]:
+    """A stack that gets its certificate from pebble; neither has been started."""
+    tmp_path.chmod(0o755)
+    authority = Authority()
+    authority.issue(tmp_path, "pebble")
+    (tmp_path / "root.pem").write_bytes(authority.pem)
+    port = free_port()
+    settings = {
+        "TLS": "acme", "SERVER_NAME": NAME, "ACME_EMAIL": "someone@example.test", "HTTPS_PORT": str(port),
+        "ACME_SERVER": "https://pebble:14000/dir", "HTTP_HOST": "127.0.0.1", "PEBBLE_FOLDER": str(tmp_path),
+        "PEBBLE_PORT": str(free_port()),
+        "COMPOSE_FILE": "compose.yaml:compose.tls-acme.yaml:tests/support/compose.pebble.yaml",
+    }  # fmt: skip
+    acme = Acme(start(settings, up=False, images=acme_images), tmp_path, ("127.0.0.1", port))
+    try:
+        yield acme
+    finally:
+        for line in acme.stack.log("certbot"):
+            print(line)
+        acme.stack.compose("--profile", "pebble", "down", "--timeout", "0", "--volumes", check=False)

@@ -10,6 +10,7 @@ worker needs.
 import os
 import runpy
 from pathlib import Path
+from typing import Any
 
 import greenstack
 from greenstack.server import check, hooks, old_images
@@ -42,6 +43,18 @@ def counts() -> dict[str, str]:
     return given
 
 
+def configuration(place: str) -> dict[str, Any]:
+    """Return what the user's configuration at `place` says: a path, `file:path` or `python:module`, as for Gunicorn."""
+    kind, _, name = place.rpartition(":")
+    try:
+        if kind == "python":
+            return runpy.run_module(name, run_name=__name__)
+        return runpy.run_path(place.removeprefix("file:"), run_name=__name__)
+    except (OSError, ImportError) as error:
+        check.refuse([f"GUNICORN_CONF={place}: {error}; allowed: a file, or python:module"])
+        raise
+
+
 # Our configuration reads the environment and refuses what has no effect in the stack; here it has.
 before = dict(os.environ)
 theirs = before.get("GUNICORN_CONF") or __file__
@@ -59,6 +72,6 @@ for name in (*old_images.REPLACED, *COUNTS, "PORT"):
         os.environ.pop(name, None)
 if is_theirs:
     ours = {name: value for name, value in values.items() if name in NEEDED or name in hooks.SERVER_HOOKS}
-    own = runpy.run_path(theirs, run_name=__name__)
+    own = configuration(theirs)
     values = ours | own | hooks.both(ours, own)
 globals().update(values)

@@ -131,7 +131,7 @@ def _is_applications(name: str) -> bool:
 def _unknown(environment: Environment) -> Iterator[str]:
     """Return a fault for each name in the profile that nothing reads and that resembles one that is read."""
     known = check.NAMES.keys() | compose_knobs().keys()
-    for name in environment.written.keys() - known:
+    for name in environment.written.keys() - known - check.theirs(environment.values):
         close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
         if close:
             yield f"{name}={masked(name, environment.values[name])}: no such setting; did you mean {close[0]}?"

@@ -116,7 +116,7 @@ def up(compose: Compose) -> None:
         scale = f"--scale=app={len(Containers(compose).running()) or 1}"
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--remove-orphans", "--wait", limit, scale)
-        if done.returncode and not _get_well(compose, done.stderr):
+        if done.returncode and not get_well(compose, done.stderr):
             raise why(compose, done.stderr)
         _end_prometheus(compose)
     versions.keep(compose)
@@ -135,6 +135,10 @@ def _await_certificate(compose: Compose) -> None:
         say(f"TLS=acme: {fault}")
         if not in_use():
             raise CommandError("the stack runs, but HTTPS has no certificate yet: certbot tries again by itself")
+        if lacking := docker.output("exec", certbot.id, "cat", "/tmp/lacking"):  # noqa: S108 - its own
+            raise CommandError(
+                f"SERVER_NAME: the stack runs, but its certificate is not for {lacking}: certbot tries again by itself"
+            )
         say("the certificate of before serves on")
     elif not wait_until(in_use, CERTIFICATE_DEADLINE, rollout.POLL):
         raise CommandError(*docker.last_words(nginx.id), "nginx does not take the certificate: its log is above")
@@ -209,11 +213,11 @@ def _start_new_services(compose: Compose) -> None:
         say(f"starting {', '.join(names)}")
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
         done = compose.run("--progress", "quiet", "up", "--detach", "--no-deps", "--wait", limit, *names)
-        if done.returncode and not _get_well(compose, done.stderr, *names):
+        if done.returncode and not get_well(compose, done.stderr, *names):
             raise CommandError(*why(compose, done.stderr).lines, UNCHANGED)
 
 
-def _get_well(compose: Compose, complaint: str, *services: str) -> bool:
+def get_well(compose: Compose, complaint: str, *services: str) -> bool:
     """Return whether `services`, or all, get well: Compose takes one that ends with its work for one that failed."""
     if "exited (0)" not in complaint:
         return False
@@ -269,20 +273,21 @@ def _others_have(host: str, number: int, port: dict[str, Any]) -> bool:
 
 def _try_nginx(compose: Compose) -> None:
     """Raise CommandError where a new nginx would not start: its configuration, its certificate, or a port is taken."""
-    held = {binding["HostPort"] for nginx in compose.containers("nginx") for binding in docker.published(nginx.id)}
+    held = {held for nginx in compose.containers("nginx") for held in docker.published(nginx.id)}
     # The engine itself tells whether a port can be had; one that is held already is no question.
     ports = [
         f"--publish={port.get('host_ip', '')}:{port['published']}:{port['target']}/{port['protocol']}".replace(
             "=:", "="
         )
         for port in compose.services()["nginx"]["ports"]
-        if port["published"] not in held
+        if (port["published"], port["protocol"]) not in held
     ]
     done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *ports, "nginx", "-t")
     if _port_is_taken(done.stderr):
         raise _taken(compose, done.stderr)
     if done.returncode:
         raise CommandError(*done.stderr.strip().splitlines(), *([UNCHANGED] if held else []), status=REFUSED)
+    rollout.warn_of_chain(done.stderr)
 
 
 def _replace_nginx(compose: Compose) -> None:
@@ -365,7 +370,7 @@ def deploy(compose: Compose) -> None:
         versions.renew(compose)
         rollout.replace(Containers(compose))
     versions.keep(compose)
-    _renew_others(compose)
+    _renew_others(compose, "make deploy")
     if _is_old(compose, "nginx"):
         say("nginx has a new image or settings too and goes on with its old ones: `make up` replaces it, and refuses")
         say("connections for about a second")
@@ -384,12 +389,15 @@ def rollback(compose: Compose, to: str) -> Version:
         docker.output("tag", version.image, versions.image_name(compose))
         _run_check(compose)
         rollout.replace(Containers(compose))
-    _renew_others(compose)
+    _renew_others(compose, f"make rollback TO={version.tag}")
     return version
 
 
-def _renew_others(compose: Compose) -> None:
-    """Stop and start what else runs in the application's image, such as a worker for background jobs."""
+def _renew_others(compose: Compose, again: str) -> None:
+    """Stop and start what else runs in the application's image, such as a worker for background jobs.
+
+    CommandError where that fails: the command `again` tries it once more.
+    """
     services = compose.services()
     image = services["app"]["image"]
     sharing = [name for name, service in services.items() if name != "app" and service.get("image") == image]
@@ -398,8 +406,14 @@ def _renew_others(compose: Compose) -> None:
         return
     if others := [name for name in names if name not in OURS]:
         say(f"replacing {', '.join(others)}")
-    # The check as well: its container would hold the old image for ever.
-    compose.quiet("up", "--detach", "--no-deps", "--no-build", *names)
+    try:
+        # The check as well: its container would hold the old image for ever.
+        compose.quiet("up", "--detach", "--no-deps", "--no-build", *names)
+    except CommandError as failure:
+        what = ", ".join(others or names)
+        raise CommandError(
+            *failure.lines, f"the new version serves, but {what} did not follow; to try again: {again}"
+        ) from None
 
 
 def require_nginx(compose: Compose) -> None:

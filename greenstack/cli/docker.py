@@ -14,6 +14,7 @@ from typing import Any
 from greenstack.cli import ROOT
 from greenstack.cli.console import REFUSED, CommandError
 from greenstack.cli.environment import Environment
+from greenstack.server.check import overlays
 from greenstack.server.settings import speaks_tls
 
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
@@ -91,10 +92,14 @@ def environ(name: str) -> dict[str, str]:
     return {key: value for key, _, value in words}
 
 
-def published(name: str) -> list[dict[str, str]]:
-    """Return the addresses of this machine at which a container answers: `HostIp` and `HostPort` of each."""
+def published(name: str) -> list[tuple[str, str]]:
+    """Return number and protocol of each port of this machine at which a container answers: `("443", "tcp")`."""
     ports: dict[str, list[dict[str, str]] | None] = inspect(name)["NetworkSettings"]["Ports"]
-    return [binding for bindings in ports.values() for binding in bindings or []]
+    return [
+        (binding["HostPort"], inside.partition("/")[2])
+        for inside, bindings in ports.items()
+        for binding in bindings or []
+    ]
 
 
 def image(name: str) -> dict[str, Any] | None:
@@ -226,15 +231,19 @@ class Compose:
         return {**os.environ, **profile, **profiles, **self._with_tls(), **self.extra}
 
     def _with_tls(self) -> dict[str, str]:
-        """Return `COMPOSE_FILE` with the file that TLS needs, above the stack's own and below the user's."""
+        """Return `COMPOSE_FILE` with the files that TLS needs, above the stack's own and below the user's."""
         values = {**self.environment.values, **self.extra}
         if not speaks_tls(values):
             return {}
         separator = values.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         own = [name for name in OVERRIDES if (ROOT / name).exists()][:1]
-        first, *others = (values.get("COMPOSE_FILE") or separator.join(["compose.yaml", *own])).split(separator)
-        overlay = f"compose.tls-{values['TLS']}.yaml"
-        return {"COMPOSE_FILE": separator.join([first, *([] if overlay in others else [overlay]), *others])}
+        files = (values.get("COMPOSE_FILE") or separator.join(["compose.yaml", *own])).split(separator)
+        place = 1
+        for overlay in overlays(values["TLS"], values.get("HTTP3", "")):
+            if overlay not in files:
+                files.insert(place, overlay)
+            place = files.index(overlay) + 1  # the next one is for above it
+        return {"COMPOSE_FILE": separator.join(files)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with its output captured, and return how it ended."""

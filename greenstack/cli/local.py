@@ -25,6 +25,7 @@ from greenstack.server import check, healthcheck
 from greenstack.server.settings import Settings, parse_duration, read_by_nginx, speaks_tls
 
 _ADDRESS = RUN / "address"  # where the stack that runs answers; nginx overwrites the environment that would tell
+_TLS_ADDRESS = RUN / "address.tls"  # the same for HTTPS; empty without
 _FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
 FOLLOWER = ROOT / "nginx/follow.sh"
 _FOLLOWED = RUN / "nginx.followed"  # what the scripts that watch for nginx are, and what they watch, since it started
@@ -175,7 +176,7 @@ def up(environment: Environment) -> None:
 def _up(environment: Environment) -> None:
     address = listen_address(environment)
     _require_tls(environment)
-    if running() and not _ours(address):
+    if running() and not _ours(address, _ADDRESS):
         _require_free(address)  # before anything of the stack that runs is changed for it
     if daemon.running("app-*") and daemon.running("nginx") and _same_followers(environment):
         _converge(environment)
@@ -239,13 +240,14 @@ def _converge(environment: Environment) -> None:
         _remember(environ)
 
 
-def _render(environ: Mapping[str, str]) -> None:
-    """Write nginx's configuration into its folder; CommandError where nginx refuses it."""
+def _render(environ: Mapping[str, str]) -> str:
+    """Write nginx's configuration into its folder, and return what is said of it; CommandError where it is refused."""
     command = [str(ROOT / "nginx/entrypoint"), "-t"]
     done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
     if done.returncode:
         goes_on = ["nginx goes on as it is"] if daemon.running("nginx") else []
         raise CommandError(*done.stderr.strip().splitlines(), *goes_on, status=REFUSED)
+    return done.stderr
 
 
 def _reload_nginx(nginx: Daemon) -> None:
@@ -357,6 +359,7 @@ def _followed(environ: Mapping[str, str]) -> str:
 def _remember(environ: Mapping[str, str]) -> None:
     _FINGERPRINT.write_text(_fingerprint(environ))
     _ADDRESS.write_text(environ["NGINX_LISTEN"])
+    _TLS_ADDRESS.write_text(environ["NGINX_LISTEN_TLS"] if speaks_tls(environ) else "")
 
 
 def _start_nginx(environment: Environment) -> None:
@@ -389,15 +392,15 @@ def _require_tls(environment: Environment) -> None:
     if tls == "files":
         if not _has_nginx():
             raise CommandError("TLS=files: needs nginx, which is not installed; allowed here: off", status=REFUSED)
-        if not daemon.running("nginx"):
+        if not daemon.running("nginx") or not _ours(tls_address(environment), _TLS_ADDRESS):
             _require_free(tls_address(environment), "HTTPS_PORT")
         with tempfile.TemporaryDirectory() as folder:
-            _render(_nginx_environ(environment) | {"NGINX_RUN_DIR": folder})
+            rollout.warn_of_chain(_render(_nginx_environ(environment) | {"NGINX_RUN_DIR": folder}))
 
 
-def _ours(address: str) -> bool:
-    """Return whether the stack that runs holds the port of `address`."""
-    return _ADDRESS.is_file() and address.rpartition(":")[2] == _ADDRESS.read_text().rpartition(":")[2]
+def _ours(address: str, held: Path) -> bool:
+    """Return whether the stack that runs holds the port of `address`, going by the file `held`."""
+    return held.is_file() and address.rpartition(":")[2] == held.read_text().rpartition(":")[2]
 
 
 def _require_metrics_ports(environment: Environment) -> None:

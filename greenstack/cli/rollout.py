@@ -143,6 +143,13 @@ def _renew(replicas: Replicas, name: str) -> None:
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline:g} s: its log is above")
 
 
+def warn_of_chain(output: str) -> None:
+    """Say what nginx's trial says of a certificate that comes without its chain; nothing else of its `output`."""
+    for line in output.splitlines():
+        if "comes without its chain" in line:  # nginx/certificate.sh
+            say(line.removeprefix("nginx: "))
+
+
 def unprepared(command: str, status: int) -> str:
     """Return the line that says that `PRE_DEPLOY` has failed, with its exit status."""
     return f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: ended with exit status {status}: its output is above"

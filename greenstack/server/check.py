@@ -58,7 +58,7 @@ def problems(environ: Mapping[str, str], *, compose: bool = False) -> list[str]:
         *_misspelt(environ),
         *_stray_characters(environ),
         *_misplaced_files(environ),
-        *old_images.problems(environ),
+        *(line for line in old_images.problems(environ) if line.partition("=")[0] not in theirs(environ)),
     ]
     named = {line.partition("=")[0] for line in lines}
     invalid = _invalid(environ)
@@ -149,12 +149,21 @@ def time_zone_problem(name: str | None) -> str | None:
     return f"TZ={name}: no such time zone; allowed: {allowed(NAMES['TZ'])}"
 
 
-def overlay_problem(tls: str, present: str) -> str | None:
-    """Return None where the Compose files at hand, which are those for `present`, give `TLS` what it needs."""
-    if tls == present:
+def overlays(tls: str, http3: str) -> list[str]:
+    """Return the Compose files that these settings need on top of compose.yaml."""
+    if tls == "off":
+        return []
+    return [f"compose.tls-{tls}.yaml", *(["compose.http3.yaml"] if http3 == "on" else [])]
+
+
+def overlay_problem(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return None where the Compose files at hand, which `environ` tells, give TLS and HTTP/3 what they need."""
+    tls, http3 = settings.tls, settings.http3
+    if (tls, http3) == (environ.get("COMPOSE_TLS", "off"), environ.get("COMPOSE_HTTP3", "off")):
         return None
-    files = ["compose.yaml", *([] if tls == "off" else [f"compose.tls-{tls}.yaml"])]
-    return f"TLS={tls}: needs other Compose files; set COMPOSE_FILE={':'.join(files)}, or start it with make up"
+    said = f"TLS={tls}" + (" HTTP3=on" if http3 == "on" else "")
+    files = ["compose.yaml", *overlays(tls, http3)]
+    return f"{said}: needs other Compose files; set COMPOSE_FILE={':'.join(files)}, or start it with make up"
 
 
 def memory_problem(name: str, workers: int, worker_memory: str, limit: int | None) -> str | None:
@@ -196,6 +205,12 @@ def _shown(value: str) -> str:
 # What nginx's entrypoint finds by its ending and can write into a configuration; all sockets lie in one folder.
 _SOCKET_BEHIND_NGINX = re.compile(r"unix:/([A-Za-z0-9._-]+/)*([A-Za-z0-9._-]|\{hostname\})+\.sock")
 
+
+def theirs(environ: Mapping[str, str]) -> set[str]:
+    """Return the names that `APP_VARIABLES` says are the application's own."""
+    return set(environ.get("APP_VARIABLES", "").split())
+
+
 # As close to one of ours as a slip, but what others go by.
 _OTHERS = {"APP_MODE", "HTTPS_HOST"}
 
@@ -203,7 +218,7 @@ _OTHERS = {"APP_MODE", "HTTPS_HOST"}
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         # One letter more or less than one of ours, and long enough that this is no accident.
-        known = name in NAMES or name.removesuffix("_FILE") in NAMES or name in _OTHERS
+        known = name in NAMES or name.removesuffix("_FILE") in NAMES or name in _OTHERS | theirs(environ)
         if known or len(name) < 6 or not name.isupper():
             continue
         if close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.87):
@@ -366,7 +381,7 @@ def main() -> None:
     refuse(problems(environ, compose="--compose" in sys.argv[1:]))
     settings = Settings.from_environ(environ)
     if "--compose" in sys.argv[1:]:
-        refuse([line for line in [overlay_problem(settings.tls, environ.get("COMPOSE_TLS", "off"))] if line])
+        refuse([line for line in [overlay_problem(settings, environ)] if line])
     cgroup = Cgroup.of()
     workers = worker_count(settings, cgroup)
     sys.path.insert(0, os.getcwd())

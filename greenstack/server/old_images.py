@@ -22,7 +22,10 @@ def problems(environ: Mapping[str, str]) -> Iterator[str]:
     for name, instead in REPLACED.items():
         if value := environ.get(name):
             shown = value if value.isprintable() else repr(value)
-            yield f"{name}={shown}: only the old images read it; instead: {instead} (docs/migrating.md)"
+            yield (
+                f"{name}={shown}: only the old images read it; instead: {instead} (docs/migrating.md); "
+                f"where it is your application's own: APP_VARIABLES={name}"
+            )
 
 
 def note(environ: Mapping[str, str]) -> str | None:

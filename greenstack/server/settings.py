@@ -156,6 +156,7 @@ HttpsUrl = Annotated[str, _matching(r"https://[!-~]+", "not an https URL")]
 Email = Annotated[str, _matching(r"[^@\s]+@[^@\s]+", "not an e-mail address")]
 BodySize = Annotated[str, _matching("[0-9]+[kmgKMG]?", "not a size")]  # nginx knows no suffix for bytes
 SystemPackages = Annotated[str, _matching(r"([a-z0-9][a-z0-9+.:-]*( |$))*", "not a list of packages")]
+Names = Annotated[str, _matching(r"([A-Za-z_][A-Za-z0-9_]*( |$))*", "not a list of names")]
 Number = Annotated[str, _matching(r"[0-9]+(\.[0-9]+)?", "not a number")]
 
 
@@ -368,6 +369,10 @@ class Settings(BaseModel):
     )
     """Command that runs once before a new version starts, in its image and with its settings; no shell reads it. Where
     it fails, the old version goes on"""
+
+    app_variables: Names = _setting("compose", "", "names of variables separated by spaces")
+    """Your application's own variables whose names resemble settings, or are those of the old images: the check leaves
+    them alone"""
 
     system_packages: SystemPackages = _setting("compose", "", "names of Debian packages separated by spaces")
     """Debian packages that are put into the image: programs and libraries that your application needs"""

@@ -60,7 +60,7 @@ class ComposeStack(OwnStacks):
         services = ("--no-deps", "app", "nginx") if workers else ()
         up = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}", *services)
         done = compose.run(*up)
-        if done.returncode:
+        if done.returncode and not containers.get_well(compose, done.stderr):
             raise NotReadyError(*containers.why(compose, done.stderr).lines)
         self.ids[workers] = {
             container.service: container.id for container in compose.containers() if container.state == "running"

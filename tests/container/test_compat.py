@@ -204,6 +204,7 @@ def test_a_package_is_found_first(run: Run) -> None:
         ("app/gunicorn_conf.py", {}),
         # Its own arithmetic, so nobody has to say whose is meant.
         ("custom_conf.py", {"GUNICORN_CONF": "/app/custom_conf.py", "WORKERS_PER_CORE": "2", "MAX_WORKERS": "9"}),
+        ("custom_conf.py", {"GUNICORN_CONF": "python:custom_conf"}),
     ],
 )
 def test_a_configuration_of_ones_own_replaces_the_default(run: Run, file: str, given: dict[str, str]) -> None:
@@ -213,6 +214,14 @@ def test_a_configuration_of_ones_own_replaces_the_default(run: Run, file: str, g
     assert len(container.processes()) == 1 + 3
     assert container.log.count("post_fork of theirs") == 3
     assert "[INFO]" not in container.log, "loglevel is theirs"
+
+
+@pytest.mark.parametrize("place", ["python:nothing", "/app/nothing.py"])
+def test_a_configuration_that_is_not_there_is_said(run: Run, place: str) -> None:
+    container = run(SIMPLE, GUNICORN_CONF=place)
+    until(lambda: not container.state["State"]["Running"], "it ends")
+    assert container.log.splitlines()[-1].startswith(f"GUNICORN_CONF={place}: ")
+    assert "Traceback" not in container.log
 
 
 def test_a_worker_of_ones_own_is_taken(run: Run) -> None:

@@ -4,41 +4,21 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.conftest import Start
 from tests.support import http3
-from tests.support.certificates import NAME, Authority, context, get, mozilla_faults, replace, shown
-from tests.support.compose import PROBE, Stack, docker
+from tests.support.certificates import NAME, Authority, mozilla_faults, replace, shown
+from tests.support.compose import PROBE, docker
 from tests.support.ports import free_port
+from tests.support.secure import Acme, Secure
 from tests.support.wait import until
 
 FILES = "compose.yaml:compose.tls-files.yaml"
 FIRST_ANSWER = 15  # s from `make up` to a valid certificate, on a machine that has nothing else to do
 PATIENCE = 8  # times that; the tests share their machine
-
-
-class Secure:
-    """A stack with TLS, `folder` for what it is given, and `pem` with the authority that is believed in."""
-
-    def __init__(self, stack: Stack, folder: Path, address: tuple[str, int]) -> None:
-        self.stack, self.folder, self.address, self.pem = stack, folder, address, folder / "believed.pem"
-
-    def get(self, path: str = "/", name: str = NAME, *, http2: bool = False) -> httpx.Response:
-        return get(self.address, self.pem, path, name, http2=http2)
-
-    def serial(self) -> bytes:
-        return shown(self.address, self.pem)[0]
-
-    def answers(self) -> bool:
-        try:
-            return self.get().status_code == 200
-        except httpx.TransportError:
-            return False
 
 
 @pytest.fixture
@@ -64,6 +44,7 @@ def test_certificate_of_ones_own_is_served(secure: Secure) -> None:
         assert (answer.status_code, answer.json()) == (200, {"item_id": 42, "q": "foo"})
         assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
         assert answer.headers["strict-transport-security"] == "max-age=63072000"
+    assert not secure.stack.container("nginx")["NetworkSettings"]["Ports"].get("8443/udp")
     plain = secure.stack.get("/items/1", headers={"host": NAME})
     assert (plain.status_code, plain.headers["location"]) == (308, f"https://{NAME}:{secure.address[1]}/items/1")
     with pytest.raises(ssl.SSLError):
@@ -75,16 +56,19 @@ def test_certificate_of_ones_own_is_served(secure: Secure) -> None:
 
 
 def test_http3_says_the_same_to_the_app(secure: Secure) -> None:
-    secure.stack.environ |= {"HTTP3": "on", **PROBE, "COMPOSE_FILE": f"{FILES}:tests/support/compose.probe.yaml"}
+    files = f"{FILES}:compose.http3.yaml:tests/support/compose.probe.yaml"
+    secure.stack.environ |= {"HTTP3": "on", **PROBE, "COMPOSE_FILE": files}
     secure.stack.up()
     port = secure.address[1]
     assert secure.get().headers["alt-svc"] == f'h3=":{port}"; ma=86400'
-    answer = http3.get(secure.address, secure.pem, NAME, "/anything")
+    claims = {"x-forwarded-proto": "http", "x-forwarded-host": "evil.test", "x-forwarded-for": "192.0.2.66"}
+    answer = http3.get(secure.address, secure.pem, NAME, "/anything", claims | {"forwarded": "for=192.0.2.66"})
     assert answer.status == 200
     over2 = dict(secure.get("/anything", http2=True).json()["headers"])
     over3 = dict(json.loads(answer.body)["headers"])
-    for name in ("host", "x-forwarded-host", "x-forwarded-proto"):
+    for name in ("host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"):
         assert over2[name] == over3[name], name
+    assert "forwarded" not in over3
     assert over3["host"] == f"{NAME}:{port}"
 
 
@@ -107,66 +91,6 @@ def test_missing_overlay_is_said(start: Start) -> None:
     stack = start({"TLS": "files", "TLS_FOLDER": "./env"}, up=False)
     done = stack.compose("run", "--rm", "--no-deps", "-T", "check", check=False)
     assert "TLS=files: needs other Compose files; set COMPOSE_FILE=compose.yaml:compose.tls-files.yaml" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def acme_images(built: dict[str, str]) -> dict[str, str]:
-    """The images of certbot and pebble as well."""
-    images = {**built, "CERTBOT_IMAGE": "ct-certbot"}
-    files = {"COMPOSE_FILE": "compose.yaml:compose.tls-acme.yaml:tests/support/compose.pebble.yaml"}
-    stack = Stack(f"{built['TAG']}-acme", {**images, **files, "PEBBLE_FOLDER": "./env", "TLS": "acme"})
-    stack.compose("--profile", "pebble", "build", "certbot", "pebble")
-    return images
-
-
-class Acme(Secure):
-    """The same with certbot, and a pebble that can be started and stopped."""
-
-    def start_authority(self) -> None:
-        self.stack.compose("--profile", "pebble", "up", "--detach", "--no-deps", "--no-build", "pebble")
-        port = self.stack.environ["PEBBLE_PORT"]
-
-        def root() -> bytes:
-            url = f"https://127.0.0.1:{port}/roots/0"
-            with httpx.Client(verify=context(self.folder / "root.pem"), trust_env=False) as client:
-                try:
-                    return client.get(url, extensions={"sni_hostname": "pebble"}).content
-                except httpx.TransportError:
-                    return b""
-
-        self.pem.write_bytes(until(root, "pebble answers"))
-
-    def renew(self) -> None:
-        """Let certbot renew, and wait until nginx shows what it got."""
-        before = self.serial()
-        docker("kill", "--signal=HUP", *self.stack.ids("certbot"))
-        until(lambda: self.serial() != before, "another certificate is shown")
-
-    def certbots_lines(self) -> list[str]:
-        return [line for line in self.stack.log("certbot") if line.startswith("certbot: ")]
-
-
-@pytest.fixture
-def acme(start: Start, acme_images: dict[str, str], tmp_path: Path) -> Iterator[Acme]:
-    """A stack that gets its certificate from pebble; neither has been started."""
-    tmp_path.chmod(0o755)
-    authority = Authority()
-    authority.issue(tmp_path, "pebble")
-    (tmp_path / "root.pem").write_bytes(authority.pem)
-    port = free_port()
-    settings = {
-        "TLS": "acme", "SERVER_NAME": NAME, "ACME_EMAIL": "someone@example.test", "HTTPS_PORT": str(port),
-        "ACME_SERVER": "https://pebble:14000/dir", "HTTP_HOST": "127.0.0.1", "PEBBLE_FOLDER": str(tmp_path),
-        "PEBBLE_PORT": str(free_port()),
-        "COMPOSE_FILE": "compose.yaml:compose.tls-acme.yaml:tests/support/compose.pebble.yaml",
-    }  # fmt: skip
-    acme = Acme(start(settings, up=False, images=acme_images), tmp_path, ("127.0.0.1", port))
-    try:
-        yield acme
-    finally:
-        for line in acme.stack.log("certbot"):
-            print(line)
-        acme.stack.compose("--profile", "pebble", "down", "--timeout", "0", "--volumes", check=False)
 
 
 @pytest.mark.slow
@@ -220,6 +144,20 @@ def test_authority_that_is_down_stops_nothing_else(acme: Acme) -> None:
     acme.start_authority()
     docker("kill", "--signal=HUP", *acme.stack.ids("certbot"))
     until(acme.answers, "the certificate is there")
+
+
+@pytest.mark.slow
+def test_new_address_and_new_name_are_told(acme: Acme) -> None:
+    acme.start_authority()
+    acme.stack.command("up")
+    acme.stack.command("up", ACME_EMAIL="another@example.test")
+    until(lambda: acme.told_email() == "another@example.test", "the authority has taken the new address")
+    output = acme.stack.command("up", check=False, SERVER_NAME=f"{NAME} elsewhere.greenstack.test")
+    assert output.splitlines()[-1] == (
+        "SERVER_NAME: the stack runs, but its certificate is not for elsewhere.greenstack.test: "
+        "certbot tries again by itself"
+    )
+    assert acme.answers(), "the certificate of before serves its name"
 
 
 @pytest.mark.slow

@@ -535,6 +535,12 @@ def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
     assert repository.get(host=NAME).headers["location"] == f"https://{NAME}:{address[1]}/"
     assert "starting anew" in repository.ok("up"), "what follows the certificate cannot be reloaded"
     assert_serves(repository)
+    with socket.create_server(address):
+        nginx = [process for process in repository.processes() if process.name() == "nginx"]
+        status, lines = repository.refused("up", **on)
+        assert lines[-1].startswith(f"HTTPS_PORT={address[1]}: cannot listen there: Address already in use")
+        assert nginx
+        assert all(process.is_running() for process in nginx), "what serves goes on"
     repository.ok("down")
     repository.assert_gone()
 

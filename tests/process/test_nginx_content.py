@@ -116,6 +116,16 @@ def test_personal_requests_pass_the_cache_by(edge: Nginx, header: str) -> None:
     assert twice(edge, f"/{header}-3?{MARKED}", personal, {}) == "MISS"
 
 
+def test_sticky_clients_have_the_cache_too() -> None:
+    with nginx() as server:
+        server.app()
+        server.start(RESPONSE_CACHE="1m", STICKY="cookie")
+        bound, other = {"cookie": "greenstack=0123abc"}, {"cookie": "greenstack=0123abc; session=1"}
+        assert twice(server, f"/bound?{MARKED}", bound) == "HIT"
+        assert twice(server, f"/new?{MARKED}", bound, {}) == "HIT"
+        assert twice(server, f"/personal?{MARKED}", other) == "BYPASS"
+
+
 def test_nobody_waits_for_what_is_not_cached(edge: Nginx) -> None:
     path = "/slow?seconds=2"
     with ThreadPoolExecutor() as pool:

@@ -85,6 +85,13 @@ def test_plain_http_is_sent_on(edge: Edge, method: str) -> None:
     assert "strict-transport-security" not in answer.headers
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_plain_http_at_the_tls_port_is_sent_on(edge: Edge, method: str) -> None:
+    url, host = f"http://127.0.0.1:{edge.address[1]}/a%20b?c=d", f"{NAME}:{edge.address[1]}"
+    answer = httpx.request(method, url, headers={"host": host}, trust_env=False)
+    assert (answer.status_code, answer.headers["location"]) == (308, f"https://{NAME}:{edge.address[1]}/a%20b?c=d")
+
+
 def test_usual_port_is_not_named(own: Edge) -> None:
     own.start(HTTPS_PORT="443")
     assert own.server.get("/", Host=NAME).headers["location"] == f"https://{NAME}/"
@@ -93,6 +100,16 @@ def test_usual_port_is_not_named(own: Edge) -> None:
 @pytest.mark.parametrize("path", ["/", "/healthz", "/?status=502"])
 def test_every_answer_has_hsts(edge: Edge, path: str) -> None:
     assert edge.get(path).headers.get_list("strict-transport-security") == ["max-age=63072000"]
+
+
+def test_nginxs_own_errors_have_hsts(own: Edge) -> None:
+    own.start(REQUEST_TIMEOUT="1")
+    answers = [own.get("/?seconds=3")]
+    own.server.apps[0].kill()  # it leaves its socket, where nobody listens
+    answers.append(own.get())
+    assert [answer.status_code for answer in answers] == [504, 503]
+    for answer in answers:
+        assert answer.headers.get_list("strict-transport-security") == ["max-age=63072000"]
 
 
 def test_hsts_of_the_app_wins(edge: Edge) -> None:
@@ -245,6 +262,17 @@ def test_new_name_takes_https_from_no_other(own: Edge) -> None:
     AUTHORITY.issue(live, NAME, "new.test")
     until(lambda: own.shown()[0] != first, "the one for both is shown")
     assert own.get(name="new.test").status_code == 200
+
+
+def test_certificate_without_its_chain_is_said(own: Edge) -> None:
+    leaf, end, _ = (own.folder / "fullchain.pem").read_bytes().partition(b"-----END CERTIFICATE-----\n")
+    replace(own.folder / "fullchain.pem", leaf + end)
+    own.start()
+    (line,) = own.said("comes without its chain: only clients that know ")
+    assert "trustme" in line
+    AUTHORITY.issue(own.folder, NAME)
+    until(lambda: len(own.said("is in use")) == 2, "the whole one is in use")
+    assert len(own.said("comes without its chain")) == 1
 
 
 def test_names_and_patterns_are_tried(own: Edge) -> None:

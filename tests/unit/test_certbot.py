@@ -1,5 +1,6 @@
 """What certbot is told, and what is said of its answers."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]) -> tup
     monkeypatch.setenv("SERVER_NAME", "example.org")
     monkeypatch.setattr(keep, "WEBROOT", folder / "webroot")
     monkeypatch.setattr(keep, "TRIED", folder / "tried")
+    monkeypatch.setattr(keep, "LACKING", folder / "lacking")
+    monkeypatch.setattr(keep, "tell_email", lambda: None)
     monkeypatch.setattr(keep, "wait_for_nginx", lambda _: None)
     monkeypatch.setattr(keep, "valid_until", lambda: "then")
     monkeypatch.setattr(keep, "attempt", attempt)
@@ -142,3 +145,46 @@ def test_retries_become_rare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_renewal_at_once_is_tried_until_it_succeeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, forced = run(folder, monkeypatch, ["down", "down", "", ""])
     assert forced == [True, True, True, False]
+
+
+def test_names_without_a_certificate_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "CHAIN", folder / "fullchain.pem")
+    assert keep.lacking(["a.example", "b.example"]) == ["a.example", "b.example"]
+    Authority().issue(folder, "a.example")
+    assert keep.lacking(["a.example", "b.example"]) == ["b.example"]
+    assert keep.lacking(["a.example"]) == []
+
+
+@pytest.mark.parametrize("file", ["/certificates/x", None])
+def test_a_volume_that_refuses_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str | None
+) -> None:
+    def full(_: list[str]) -> list[str]:
+        raise OSError(28, "No space left on device", file)
+
+    monkeypatch.setattr(keep, "lacking", full)
+    pauses, _ = run(folder, monkeypatch, ["", ""])
+    fault = f"{file or folder}: No space left on device"
+    assert (folder / "tried").read_text() == fault
+    assert pauses == [120, 240]
+    assert f"certbot: no new certificate for example.org: {fault}; tries again" in capsys.readouterr().err
+
+
+def test_a_new_address_is_told_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    status = 1
+
+    def certbot(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        told.append(command[command.index("--email") + 1])
+        return subprocess.CompletedProcess(command, status, DOWN, "")
+
+    monkeypatch.setattr(keep, "TOLD", folder / "email")
+    monkeypatch.setattr(subprocess, "run", certbot)
+    keep.tell_email()
+    status = 0
+    keep.tell_email()
+    keep.tell_email()
+    assert told == ["a@example.org"] * 2, "once more after it failed"
+    monkeypatch.setenv("ACME_EMAIL", "b@example.org")
+    keep.tell_email()
+    assert told[2:] == ["b@example.org"]

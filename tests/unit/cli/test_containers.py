@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from greenstack.cli import containers, docker, environment, local, main, rollout, versions
+from greenstack.cli import ROOT, containers, docker, environment, local, main, rollout, versions
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import Compose, Container
 from greenstack.cli.environment import Environment
@@ -171,7 +171,7 @@ def test_new_services_start_before_new_replicas(
     monkeypatch.setattr(containers, "require_ours", lambda _: None)
     monkeypatch.setattr(containers, "require_nginx", lambda _: None)
     monkeypatch.setattr(containers, "build", lambda _: None)
-    monkeypatch.setattr(containers, "_renew_others", lambda _: None)
+    monkeypatch.setattr(containers, "_renew_others", lambda *_: None)
     monkeypatch.setattr(versions, "renew", lambda _: None)
     monkeypatch.setattr(versions, "keep", lambda _: None)
     command(cast(Compose, compose))
@@ -203,7 +203,7 @@ def test_a_service_may_end_with_its_work(
 
     monkeypatch.setattr(docker, "last_words", lambda _: ["its log"])
     for name in ("require_ours", "_require_networks", "_require_ports", "_get_images", "_converge"):
-        monkeypatch.setattr(containers, name, lambda _: None)
+        monkeypatch.setattr(containers, name, lambda *_: None)
     monkeypatch.setattr(containers, "_oldest_first", list)
     monkeypatch.setattr(versions, "or_back", contextlib.nullcontext)
     monkeypatch.setattr(versions, "keep", lambda _: None)
@@ -221,12 +221,12 @@ def test_a_new_service_without_a_container_is_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Compose) -> None:
+    def fail(*_: object) -> None:
         raise CommandError("worker is broken")
 
     kept: list[Compose] = []
     for name in ("require_ours", "require_nginx", "build", "_run_check", "_start_new_services", "_prepare"):
-        monkeypatch.setattr(containers, name, lambda _: None)
+        monkeypatch.setattr(containers, name, lambda *_: None)
     monkeypatch.setattr(rollout, "replace", lambda _: None)
     monkeypatch.setattr(containers, "_renew_others", fail)
     monkeypatch.setattr(versions, "renew", lambda _: None)
@@ -235,6 +235,101 @@ def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyP
     with pytest.raises(CommandError, match="worker is broken"):
         containers.deploy(compose)
     assert kept == [compose]
+
+
+@pytest.mark.parametrize(("source", "refused"), [("env", True), ("secrets", False), ("/etc/tls", False)])
+def test_another_machine_has_no_files_of_this_one(source: str, refused: bool) -> None:
+    class Mounted(Fake):
+        def services(self) -> dict[str, Any]:
+            return {
+                "app": {"volumes": [{"type": "bind", "source": str(ROOT / source)}, {"type": "volume", "source": "x"}]}
+            }
+
+    with pytest.raises(CommandError, match="ssh://x: app mounts ") if refused else contextlib.nullcontext():
+        containers._require_no_files(cast(Compose, Mounted()), "ssh://x")
+
+
+def test_a_worker_that_does_not_follow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shared(Fake):
+        def services(self) -> dict[str, Any]:
+            return {"app": {"image": "x"}, "check": {"image": "x"}, "worker": {"image": "x"}, "db": {"image": "y"}}
+
+        def quiet(self, *_: str) -> None:
+            raise CommandError("no space left on device")
+
+    with pytest.raises(CommandError) as told:
+        containers._renew_others(
+            cast(Compose, Shared(CHECKED, APP, container("worker", "running"), container("db", "running"))),
+            "make deploy",
+        )
+    assert told.value.lines == (
+        "no space left on device",
+        "the new version serves, but worker did not follow; to try again: make deploy",
+    )
+
+
+@pytest.mark.parametrize(
+    ("lacking", "outcome"),
+    [
+        ("", None),
+        (
+            "new.test",
+            "SERVER_NAME: the stack runs, but its certificate is not for new.test: certbot tries again by itself",
+        ),
+    ],
+)
+def test_a_name_without_a_certificate_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lacking: str, outcome: str | None
+) -> None:
+    said = {"/tmp/tried": "the authority is down", "/tmp/lacking": lacking, "/tmp/nginx": "certificate.pem\n"}  # noqa: S108
+    monkeypatch.setattr(docker, "output", lambda *words: said[words[-1]])
+    compose = cast(Compose, Fake(NGINX, container("certbot", "running", "healthy")))
+    with pytest.raises(CommandError, match=outcome) if outcome else contextlib.nullcontext():
+        containers._await_certificate(compose)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "TLS=acme: the authority is down"
+    assert ("the certificate of before serves on" in lines) == (outcome is None)
+
+
+@pytest.mark.parametrize(
+    ("held", "tried"),
+    [
+        ({"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}]}, ["443:8443/tcp", "443:8443/udp"]),
+        ({"8443/tcp": [{"HostIp": "", "HostPort": "443"}], "9113/tcp": None}, ["80:8080/tcp", "443:8443/udp"]),
+    ],
+)
+def test_ports_that_nginx_has_not_are_tried(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, Any], tried: list[str]
+) -> None:
+    class Published(Growing):
+        def services(self) -> dict[str, Any]:
+            ports = [("80", 8080, "tcp"), ("443", 8443, "tcp"), ("443", 8443, "udp")]
+            return {
+                "nginx": {
+                    "ports": [dict(zip(("published", "target", "protocol"), each, strict=True)) for each in ports]
+                }
+            }
+
+    monkeypatch.setattr(docker, "inspect", lambda _: {"NetworkSettings": {"Ports": held}})
+    compose = Published(NGINX)
+    containers._try_nginx(cast(Compose, compose))
+    asked = [word.removeprefix("--publish=") for word in compose.commands[0] if word.startswith("--publish=")]
+    assert asked == tried
+
+
+def test_a_certificate_without_its_chain_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Warned(Growing):
+        def services(self) -> dict[str, Any]:
+            return {"nginx": {"ports": []}}
+
+        def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+            words = "nginx: 1 worker(s)\nnginx: the certificate in x.pem comes without its chain: only clients\n"
+            return subprocess.CompletedProcess(arguments, 0, "", words)
+
+    containers._try_nginx(cast(Compose, Warned()))
+    assert capsys.readouterr().out == "the certificate in x.pem comes without its chain: only clients\n"
 
 
 def test_services_that_change_are_named_first(

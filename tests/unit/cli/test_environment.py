@@ -112,10 +112,16 @@ def test_tls_changes_where_the_stack_answers() -> None:
     [
         ({"TLS": "off"}, None),
         ({"TLS": "acme"}, "compose.yaml:compose.tls-acme.yaml"),
+        ({"TLS": "acme", "HTTP3": "off"}, "compose.yaml:compose.tls-acme.yaml"),
+        ({"TLS": "acme", "HTTP3": "on"}, "compose.yaml:compose.tls-acme.yaml:compose.http3.yaml"),
         ({"TLS": "files", "COMPOSE_FILE": "compose.yaml:mine.yaml"}, "compose.yaml:compose.tls-files.yaml:mine.yaml"),
         (
             {"TLS": "acme", "COMPOSE_FILE": "compose.yaml:x:compose.tls-acme.yaml"},
             "compose.yaml:x:compose.tls-acme.yaml",
+        ),
+        (
+            {"TLS": "acme", "HTTP3": "on", "COMPOSE_FILE": "compose.yaml:compose.tls-acme.yaml:x"},
+            "compose.yaml:compose.tls-acme.yaml:compose.http3.yaml:x",
         ),
     ],
 )

@@ -22,7 +22,7 @@ def test_a_failing_command_ends_nothing_that_runs(monkeypatch: pytest.MonkeyPatc
     """What serves would have to be stopped, as nothing that reloads is there."""
     ended: list[object] = []
     monkeypatch.setattr(local, "running", lambda: ["app-1"])
-    monkeypatch.setattr(local, "_ours", lambda _: True)
+    monkeypatch.setattr(local, "_ours", lambda *_: True)
     monkeypatch.setattr(daemon, "running", lambda _: [])
     monkeypatch.setattr(local, "down", ended.append)
     monkeypatch.setenv("PRE_DEPLOY", "false")

@@ -1,11 +1,14 @@
+import subprocess
 from contextlib import contextmanager
 
 import pytest
 
 from greenstack.cli.console import CommandError
+from greenstack.cli.docker import Container
+from greenstack.cli.environment import Environment
 from loadtest import measure
 from loadtest.schedule import Step
-from loadtest.targets import NotReadyError, Target
+from loadtest.targets import NotReadyError, Target, compose_stack
 from loadtest.targets.compose_stack import ComposeStack
 from loadtest.targets.process_stack import ProcessStack
 from tests.unit.loadtest import sample
@@ -57,3 +60,31 @@ def test_a_failed_run_says_who_is_to_blame(failure, blame):
     run = measure.failed_run(Step(1, "latency", 2, 100.0), failure)
     assert (run.state, run.findings[0].blame, run.findings[0].reason) == ("invalid", blame, "b")
     assert (run.round, run.workers, run.offered) == (1, 2, 100.0)
+
+
+@pytest.mark.parametrize(("status", "starts"), [(0, True), (1, False)])
+def test_a_service_that_has_done_its_work_is_no_failure(monkeypatch, status, starts):
+    """As one that prepares the database: Compose takes its end for a failed start."""
+
+    class Fake:
+        extra, environment = {"HTTP_PORT": "1"}, Environment("", (), {}, {}, {}, [])
+
+        def run(self, *_):
+            return subprocess.CompletedProcess([], 1, "", f"container job exited ({status})")
+
+        def containers(self, *_):
+            job = Container("id-job", "x-job-1", "job", "exited", "", status)
+            return [Container(f"id-{name}", name, name, "running", "healthy", 0) for name in ("app", "nginx")] + [job]
+
+    stack = ComposeStack(Environment("", (), {}, {}, {}, []))
+    monkeypatch.setattr(stack, "_compose", lambda _: Fake())
+    monkeypatch.setattr(stack, "_address", lambda *_: "http://127.0.0.1:1")
+    monkeypatch.setattr(compose_stack, "_pid", lambda _: 1)
+    monkeypatch.setattr(compose_stack, "wait", lambda *_: None)
+    monkeypatch.setattr(compose_stack.docker, "last_words", lambda _: ["its last words"])
+    if starts:
+        stack._launch(0)
+        assert stack.urls == {0: "http://127.0.0.1:1"}
+    else:
+        with pytest.raises(NotReadyError, match="exit status 1"):
+            stack._launch(0)

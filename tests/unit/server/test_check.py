@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from greenstack.server import check
 from greenstack.server.check import bind_problem, import_problem, log_problem, memory_problem, problems
+from greenstack.server.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -304,13 +305,19 @@ def test_settings_that_contradict_each_other(environ: dict[str, str], compose: b
 
 
 def test_compose_files_that_tls_needs_are_named() -> None:
-    assert check.overlay_problem("off", "off") is None
-    assert check.overlay_problem("acme", "acme") is None
-    assert check.overlay_problem("acme", "off") == (
+    def problem(present: dict[str, str], **settings: str) -> str | None:
+        return check.overlay_problem(Settings.from_environ(settings), present)
+
+    assert problem({}) is None
+    assert problem({"COMPOSE_TLS": "acme"}, TLS="acme") is None
+    assert problem({}, TLS="acme") == (
         "TLS=acme: needs other Compose files; set COMPOSE_FILE=compose.yaml:compose.tls-acme.yaml, or start it with "
         "make up"
     )
-    assert "COMPOSE_FILE=compose.yaml, " in str(check.overlay_problem("off", "acme"))
+    assert "COMPOSE_FILE=compose.yaml, " in str(problem({"COMPOSE_TLS": "acme"}))
+    three = "COMPOSE_FILE=compose.yaml:compose.tls-acme.yaml:compose.http3.yaml, "
+    assert three in str(problem({"COMPOSE_TLS": "acme"}, TLS="acme", HTTP3="on"))
+    assert problem({"COMPOSE_TLS": "acme", "COMPOSE_HTTP3": "on"}, TLS="acme", HTTP3="on") is None
 
 
 def test_a_contradiction_with_a_bad_value_is_not_said_twice() -> None:

@@ -101,8 +101,10 @@ def test_compose_files_for_tls_have_its_defaults(tls: str) -> None:
     assert knobs == {"HTTP_PORT": str(settings.http_port), "HTTPS_PORT": str(settings.https_port)}
     # All addresses of both families, unless one is named.
     assert settings.http_host == "0.0.0.0"
-    assert text.count('"${HTTP_HOST:+${HTTP_HOST:-}:}$') == text.count(":8080") + text.count(":8443") == 3
+    assert text.count('"${HTTP_HOST:+${HTTP_HOST:-}:}$') == text.count(":8080") + text.count(":8443") == 2
     assert f"COMPOSE_TLS: {tls}" in text
+    (http3,) = re.findall(r"\S*:8443/udp\S*", (ROOT / "compose.http3.yaml").read_text())
+    assert http3.replace("/udp", "") in text, "at the same address and port"
 
 
 def test_every_knob_has_one_default() -> None:

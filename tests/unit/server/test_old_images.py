@@ -43,6 +43,16 @@ def test_the_check_names_what_replaces_it(name: str) -> None:
     assert not check.problems({name: ""})
 
 
+def test_what_is_the_applications_own_is_left_alone() -> None:
+    own = {"MODULE_NAME": "billing", "MAX_WORKER": "7"}
+    assert len(check.problems(own)) == 2
+    assert len(check.problems(own | {"APP_VARIABLES": "MODULE_NAME"})) == 1
+    assert check.problems(own | {"APP_VARIABLES": "MODULE_NAME MAX_WORKER"}) == []
+    assert check.problems({"APP_VARIABLES": "A,B"}) == [
+        "APP_VARIABLES=A,B: not a list of names; allowed: names of variables separated by spaces"
+    ]
+
+
 def test_the_check_says_which_count_is_in_force() -> None:
     both = {"MAX_WORKERS": "24", "WEB_CONCURRENCY": "3"}
     assert not check.problems(both)

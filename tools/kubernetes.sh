@@ -34,12 +34,12 @@ export KUBECONFIG="$STATE/admin.conf"
 
 # --- Building
 
-# packages SUITE COMMAND…: runs apt-get or its like with the machine's own mirror, but another suite and no installed package.
+# packages SUITE COMMAND…: runs apt-get with the machine's own mirror, but another suite and no installed package.
 packages() {
     suite=$1
     shift
     mkdir -p "$tmp/$suite/lists" "$tmp/$suite/cache" "$tmp/$suite/sources"
-    for type in deb deb-src; do echo "$type [signed-by=$KEYRING] $MIRROR $suite main"; done >"$tmp/$suite/sources/a.list"
+    printf "%s [signed-by=$KEYRING] $MIRROR $suite main\n" deb deb-src >"$tmp/$suite/sources/kubernetes.list"
     cat >"$tmp/$suite/apt.conf" <<EOF
 Dir::Etc::SourceList "/dev/null";
 Dir::Etc::SourceParts "$tmp/$suite/sources";
@@ -81,9 +81,10 @@ build() {
     scratch "$CACHE/build.XXXXXX"
     say "downloading Kubernetes $VERSION as source, Go, etcd and containerd (170 MB)"
     packages "$OLD_SUITE" apt-get -qq source --download-only kubernetes
-    packages "$OLD_SUITE" apt-get -qq download golang-1.19-go golang-1.19-src etcd-server containerd containernetworking-plugins
+    packages "$OLD_SUITE" apt-get -qq download golang-1.19-go golang-1.19-src etcd-server containerd \
+        containernetworking-plugins
     packages "$SUITE" apt-get -qq download kubectl # a new one: 1.20's cannot read today's kustomization.yaml
-    rm -rf "${CACHE:?}/root" "$CACHE/bin"
+    rm -rf "${CACHE:?}/root" "${CACHE:?}/bin"
     mkdir -p "$CACHE/root" "$CACHE/bin" "$tmp/go" "$tmp/source"
     for package in "$tmp"/golang-*.deb; do dpkg -x "$package" "$tmp/go" && rm "$package"; done
     for package in "$tmp"/*.deb; do dpkg -x "$package" "$CACHE/root"; done
@@ -101,19 +102,44 @@ build() {
         mkdir "$tmp/pause"
         pause_program >"$tmp/pause/main.go"
         cd "$tmp/pause" && GOFLAGS='' go build -ldflags '-s -w' -o "$CACHE/bin/pause" main.go
-    ) >"$CACHE/build.log" 2>&1 || { tail -n 20 "$CACHE/build.log" >&2; die "Kubernetes was not built: the end of its log is above"; }
+    ) >"$CACHE/build.log" 2>&1 ||
+        { tail -n 20 "$CACHE/build.log" >&2; die "Kubernetes was not built: the end of its log is above"; }
     : >"$CACHE/done-$VERSION"
 }
 
 # --- Starting
 
-# run NODE NAME COMMAND…: starts a program in a node's network; its process id and its log go to the node's folder.
-# nsenter, because `ip netns exec` would hide the control groups.
-run() {
+# start NODE NAME COMMAND…: starts a program of a node; its process id and its log go to the node's folder.
+start() {
     node=$1 name=$2
     shift 2
-    setsid nsenter --net="/run/netns/gsk$node" "$@" >"$STATE/n$node/$name.log" 2>&1 </dev/null &
+    setsid "$@" >"$STATE/n$node/$name.log" 2>&1 </dev/null &
     echo $! >"$STATE/n$node/$name.pid"
+}
+
+# node NUMBER: the namespaces of a node, held by a process that sleeps. /var/log is its own, because a kubelet removes
+# the logs of pods that it does not know. nsenter, because `ip netns exec` would hide the control groups.
+node() {
+    mkdir -p "$STATE/n$1/log"
+    : >"$STATE/n$1/log/here"
+    # shellcheck disable=SC2016 # the inner shell's $0
+    start "$1" sleep nsenter --net="/run/netns/gsk$1" unshare --mount --propagation private \
+        sh -c 'mount --bind "$0" /var/log && exec sleep infinity' "$STATE/n$1/log"
+    await "node $1 has a /var/log of its own" "$STATE/n$1/sleep.log" \
+        inside "$1" test -e /var/log/here
+}
+
+inside() { # NODE COMMAND…
+    holder=$(cat "$STATE/n$1/sleep.pid")
+    shift
+    nsenter --target "$holder" --net --mount "$@"
+}
+
+# run NODE NAME COMMAND…: the same as start, inside the node.
+run() {
+    holder=$(cat "$STATE/n$1/sleep.pid") node=$1 name=$2
+    shift 2
+    start "$node" "$name" nsenter --target "$holder" --net --mount "$@"
 }
 
 # await WHAT LOG COMMAND…: until the command succeeds.
@@ -122,7 +148,8 @@ await() {
     shift 2
     end=$(($(date +%s) + DEADLINE))
     until "$@" >/dev/null 2>&1; do
-        [ "$(date +%s)" -lt "$end" ] || { tail -n 20 "$log" >&2; die "not within $DEADLINE s: $what; the end of $log is above"; }
+        [ "$(date +%s)" -lt "$end" ] ||
+            { tail -n 20 "$log" >&2; die "not within $DEADLINE s: $what; the end of $log is above"; }
         sleep 0.2
     done
 }
@@ -144,7 +171,9 @@ network() {
         ip -n "gsk$n" addr add "$NET.$n/24" dev eth0
         ip -n "gsk$n" link set eth0 up
         ip -n "gsk$n" route add default via "$NET.254"
-        for other in $NODES; do [ "$other" = "$n" ] || ip -n "gsk$n" route add "$PODS.$other.0/24" via "$NET.$other"; done
+        for other in $NODES; do
+            [ "$other" = "$n" ] || ip -n "gsk$n" route add "$PODS.$other.0/24" via "$NET.$other"
+        done
         nsenter --net="/run/netns/gsk$n" sysctl -qw net.ipv4.ip_forward=1
     done
 }
@@ -180,11 +209,13 @@ control_plane() {
     run 1 etcd etcd --data-dir "$STATE/etcd" --listen-client-urls http://127.0.0.1:2379 --unsafe-no-fsync \
         --advertise-client-urls http://127.0.0.1:2379
     run 1 kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --advertise-address "$NET.1" \
-        --secure-port 6443 --insecure-port 0 --tls-cert-file "$STATE/pki/server.crt" --tls-private-key-file "$STATE/pki/server.key" \
+        --secure-port 6443 --insecure-port 0 \
+        --tls-cert-file "$STATE/pki/server.crt" --tls-private-key-file "$STATE/pki/server.key" \
         --client-ca-file "$STATE/pki/ca.crt" --authorization-mode Node,RBAC --allow-privileged \
         --kubelet-client-certificate "$STATE/pki/admin.crt" --kubelet-client-key "$STATE/pki/admin.key" \
         --kubelet-preferred-address-types InternalIP --service-cluster-ip-range "$SERVICES.0.0/16" \
-        --service-account-key-file "$STATE/pki/accounts.key" --service-account-signing-key-file "$STATE/pki/accounts.key" \
+        --service-account-key-file "$STATE/pki/accounts.key" \
+        --service-account-signing-key-file "$STATE/pki/accounts.key" \
         --service-account-issuer https://kubernetes.default
     # Meanwhile, as it takes some seconds.
     for n in $NODES; do containerd "$n"; done
@@ -202,7 +233,6 @@ containerd() {
 version = 2
 root = "$STATE/n$1/root"
 state = "$STATE/n$1/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
 [grpc]
   address = "$STATE/n$1/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -218,7 +248,8 @@ EOF
     cat >"$STATE/n$1/net.d/10-bridge.conflist" <<EOF
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$PODS.$1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "$STATE/n$1/ipam"}},
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$PODS.$1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
+            "dataDir": "$STATE/n$1/ipam"}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 EOF
     run "$1" containerd "$CACHE/root/usr/bin/containerd" -c "$STATE/n$1/containerd.toml"
@@ -227,8 +258,12 @@ EOF
 kubelet() {
     # Each kubelet has a control group of its own, or one would end the other's pods.
     if [ -d /sys/fs/cgroup/cpuset ]; then
-        for c in cpu cpuacct cpuset memory devices freezer blkio pids systemd; do mkdir -p "/sys/fs/cgroup/$c/gsk$1"; done
-        for c in cpus mems; do cat "/sys/fs/cgroup/cpuset/cpuset.$c" >"/sys/fs/cgroup/cpuset/gsk$1/cpuset.$c"; done
+        for controller in cpu cpuacct cpuset memory devices freezer blkio pids systemd; do
+            mkdir -p "/sys/fs/cgroup/$controller/gsk$1"
+        done
+        for file in cpuset.cpus cpuset.mems; do
+            cat "/sys/fs/cgroup/cpuset/$file" >"/sys/fs/cgroup/cpuset/gsk$1/$file"
+        done
     else
         mkdir -p "/sys/fs/cgroup/gsk$1"
     fi
@@ -246,8 +281,9 @@ imageGCHighThresholdPercent: 100
 tlsCertFile: $STATE/pki/server.crt
 tlsPrivateKeyFile: $STATE/pki/server.key
 EOF
-    run "$1" kubelet kubelet --config "$STATE/n$1/kubelet.yaml" --kubeconfig "$KUBECONFIG" --root-dir "$STATE/n$1/kubelet" \
-        --cert-dir "$STATE/pki" --hostname-override "node$1" --node-ip "$NET.$1" --container-runtime remote \
+    run "$1" kubelet kubelet --config "$STATE/n$1/kubelet.yaml" --kubeconfig "$KUBECONFIG" \
+        --root-dir "$STATE/n$1/kubelet" --cert-dir "$STATE/pki" --hostname-override "node$1" --node-ip "$NET.$1" \
+        --container-runtime remote \
         --container-runtime-endpoint "unix://$STATE/n$1/containerd.sock" \
         --image-service-endpoint "unix://$STATE/n$1/containerd.sock"
     run "$1" kube-proxy kube-proxy --kubeconfig "$KUBECONFIG" --proxy-mode iptables --hostname-override "node$1" \
@@ -263,10 +299,12 @@ up() {
     else
         mkdir -p "$STATE/n1" "$STATE/n2"
         network
+        for n in $NODES; do node "$n"; done
         keys
         control_plane
         for n in $NODES; do kubelet "$n"; done
-        tar -C "$CACHE/bin" -c pause | docker import --change 'ENTRYPOINT ["/pause"]' - greenstack.test/pause:1 >/dev/null
+        tar -C "$CACHE/bin" -c pause |
+            docker import --change 'ENTRYPOINT ["/pause"]' - greenstack.test/pause:1 >/dev/null
         load greenstack.test/pause:1
         client
         await "both nodes are ready" "$STATE/n1/kubelet.log" nodes_ready
@@ -280,7 +318,7 @@ client() {
     cat >"$STATE/bin/kubectl" <<EOF
 #!/bin/sh
 case "\$*" in
-    *--filename=-*) sed 's|^apiVersion: policy/v1\$|apiVersion: policy/v1beta1|' | "$CACHE/root/usr/bin/kubectl" "\$@" ;;
+    *--filename=-*) sed 's|^apiVersion: policy/v1\$|&beta1|' | "$CACHE/root/usr/bin/kubectl" "\$@" ;;
     *) exec "$CACHE/root/usr/bin/kubectl" "\$@" ;;
 esac
 EOF
@@ -289,10 +327,13 @@ EOF
 
 load() { # IMAGE…
     docker save "$@" -o "$STATE/images.tar" || die "the Docker Engine has not all of: $*"
+    imports=''
     for n in $NODES; do
         await "containerd of node $n answers" "$STATE/n$n/containerd.log" ctr -a "$STATE/n$n/containerd.sock" version
-        ctr -a "$STATE/n$n/containerd.sock" -n k8s.io image import "$STATE/images.tar" >/dev/null
+        ctr -a "$STATE/n$n/containerd.sock" -n k8s.io image import "$STATE/images.tar" >/dev/null &
+        imports="$imports $!"
     done
+    for import in $imports; do wait "$import" || die "containerd took not all of: $*"; done
     rm "$STATE/images.tar"
 }
 
@@ -322,7 +363,7 @@ down() {
     for n in $NODES; do
         for name in kube-proxy kubelet kube-scheduler kube-controller-manager; do stop "$n" "$name"; done
         end_containers "$n" >/dev/null 2>&1 || true
-        for name in kube-apiserver etcd containerd; do stop "$n" "$name"; done
+        for name in kube-apiserver etcd containerd sleep; do stop "$n" "$name"; done
     done
     awk -v state="$STATE/" 'index($2, state) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
     for folder in /sys/fs/cgroup/*/gsk[12] /sys/fs/cgroup/gsk[12]; do

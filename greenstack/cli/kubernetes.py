@@ -163,6 +163,7 @@ def _overlay(environment: Environment, replicas: int | None) -> dict[str, Any]:
     folder = os.path.relpath(FOLDER, OVERLAY)
     prepared = bool(environment.values.get("PRE_DEPLOY"))
     return {
+        "labels": [{"pairs": {"app.kubernetes.io/name": "greenstack"}}],
         "resources": [folder, *([f"{folder}/pre-deploy.yaml"] if prepared else [])],
         "configMapGenerator": [
             {"name": "settings", "behavior": "replace", "envs": settings},

@@ -35,7 +35,7 @@ HOPELESS = {
     "CreateContainerConfigError",
 }
 # What Compose or the engine does with these, a cluster does by its own means.
-NO_EFFECT = ("CPUS", "HTTP_HOST", "HTTP_PORT", "METRICS_PORT", "METRICS_RETENTION", "NETWORK_INTERNAL", "PIDS_LIMIT")
+NO_EFFECT = ("HTTP_HOST", "HTTP_PORT", "METRICS_PORT", "METRICS_RETENTION", "NETWORK_INTERNAL", "PIDS_LIMIT")
 
 
 def apply(environment: Environment) -> None:
@@ -59,7 +59,7 @@ def require(environment: Environment) -> None:
         raise CommandError(*lines, status=REFUSED)
     if not shutil.which("kubectl"):
         raise CommandError("no kubectl is installed: install it, and let KUBECONFIG name your cluster")
-    idle = [name for name in NO_EFFECT if environment.values.get(name) and name != "CPUS"]
+    idle = [name for name in NO_EFFECT if environment.values.get(name)]
     if idle:
         say(f"without effect in a cluster: {', '.join(idle)}")
 
@@ -120,9 +120,8 @@ def render(environment: Environment, replicas: int | None = None) -> list[tuple[
     OVERLAY.mkdir(parents=True)
     OVERLAY.chmod(0o700)  # local.env may hold secrets
     local = _local_values(environment)
-    ours = {name: value for name, value in local.items() if name in check.NAMES}
-    _write_env("local.env", ours)
-    _write_env("local-secret.env", {name: value for name, value in local.items() if name not in ours})
+    _write_env("local.env", {name: value for name, value in local.items() if name in check.NAMES})
+    _write_env("local-secret.env", {name: value for name, value in local.items() if check_env.is_applications(name)})
     overlay = json.dumps(_overlay(environment, replicas), indent=2)
     (OVERLAY / "kustomization.yaml").write_text(overlay)  # JSON is YAML
     text = _kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(OVERLAY))
@@ -265,6 +264,8 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
     """Yield why a container of `pod` does not come up: what it said at its end, or what Kubernetes says."""
     status = pod["status"]
     for container in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]:
+        if "running" in container["state"]:
+            continue
         waiting = container["state"].get("waiting", {})
         ended = container["state"].get("terminated") or container.get("lastState", {}).get("terminated") or {}
         if ended.get("exitCode") == REFUSED and ended.get("message"):
@@ -277,7 +278,10 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
 
 def _go_back(before: dict[str, Any] | None) -> Iterator[str]:
     """Undo a rollout that has failed, and yield the line that says what serves now."""
-    if before and before["status"].get("availableReplicas"):
+    served = before and before["status"].get("availableReplicas")
+    if served and _get(DEPLOYMENT)["metadata"]["annotations"][REVISION] == before["metadata"]["annotations"][REVISION]:
+        yield "the pods' template is as it was: what serves goes on"
+    elif served:
         _kubectl("rollout", "undo", DEPLOYMENT)
         yield "the rollout is undone: what served goes on"
     else:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,18 +105,21 @@ def _in(kubeconfig: Path, images: dict[str, str], *, ours: bool) -> Iterator[Clu
 
 
 @pytest.fixture
-def cluster(kubernetes: Cluster, deployed: None) -> Cluster:
+def cluster(kubernetes: Cluster, deployed: float) -> Cluster:
     """The cluster with two pods that serve, the settings as at the beginning."""
     return kubernetes
 
 
 @pytest.fixture(scope="session")
-def deployed(kubernetes: Cluster) -> None:
-    """The probe is applied, and its journal can be read."""
+def deployed(kubernetes: Cluster) -> float:
+    """The probe is applied, and its journal can be read; the seconds until it served."""
+    begin = time.monotonic()
     kubernetes.k8s()
+    took = time.monotonic() - begin
     if kubernetes.ours:
         kubernetes.journal_outlives_pods()
     kubernetes.settle(2)
+    return took
 
 
 @pytest.fixture

@@ -48,6 +48,17 @@ versions: .venv/.cli ## List the last versions, and which is in service
 scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)
 
+# Those whose kinds are Kubernetes' own.
+KINDS := deployment service autoscaling ingress pre-deploy
+
+##@ On a cluster
+.PHONY: k8s k8s-check
+k8s: .venv/.cli ## Apply it to the Kubernetes cluster of KUBECONFIG (PROFILE=prod IMAGE=… EDGE_IMAGE=…)
+	@$(GREENSTACK) k8s
+
+k8s-check: .venv/.lint ## Check deploy/kubernetes against three versions' schemas
+	@.venv/bin/kubernetes-validate --strict --quiet -k 1.35 -k 1.36 -k 1.37 $(patsubst %,deploy/kubernetes/%.yaml,$(KINDS))
+
 ##@ Measure it
 .PHONY: loadtest loadtest-ui scenario bench bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")

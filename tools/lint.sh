@@ -46,6 +46,7 @@ run shellcheck shellcheck -x $(files '*.sh' nginx/entrypoint .ci/run)
 run hadolint hadolint $(files '*Dockerfile' '*.Dockerfile')
 # shellcheck disable=SC2046
 run yamllint yamllint --strict $(files '*.yaml' '*.yml' .yamllint)
+run kubernetes make --no-print-directory k8s-check
 # Its package downloads the program where it is installed, which not every network allows: so it is no dependency.
 if command -v actionlint >/dev/null; then
     run actionlint actionlint

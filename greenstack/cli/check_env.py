@@ -117,13 +117,13 @@ def _row(table: Table, environment: Environment, name: str, value: str, default:
     # Empty is unset, but for the two logs, where it means none.
     if environment.values.get(name) or (name in environment.values and name in ("ACCESS_LOG", "ERROR_LOG")):
         value, source = environment.values[name], environment.sources[name]
-    if name in environment.written and _is_applications(name):
+    if name in environment.written and is_applications(name):
         source += ", for the application"
     value = masked(name, value).replace("\r", "\\r").replace("\n", "\\n")
     table.add_row(name, value, source, style="dim" if source == "default" else "bold")
 
 
-def _is_applications(name: str) -> bool:
+def is_applications(name: str) -> bool:
     """Return whether the stack only passes this variable on."""
     return name not in check.NAMES and name not in compose_knobs() and not name.startswith("COMPOSE_")
 

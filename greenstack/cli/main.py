@@ -17,6 +17,7 @@ from greenstack.cli import (
     daemon,
     docker,
     environment,
+    kubernetes,
     local,
     reference,
     rollout,
@@ -204,6 +205,14 @@ def scale(number: Annotated[str, typer.Argument(metavar="N")] = "", profile: Pro
             _require_fit(chosen)
         rollout.scale(replicas, count)
     say(f"replicas: {', '.join(replicas.running())}")
+
+
+@app.command()
+def k8s(profile: Profile = "") -> None:
+    """Apply a profile and its images to the Kubernetes cluster of KUBECONFIG, wait until the new pods serve."""
+    chosen = environment.resolve(profile)
+    with _alone(chosen):
+        kubernetes.apply(chosen)
 
 
 @app.command()

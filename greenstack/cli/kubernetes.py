@@ -1,0 +1,303 @@
+"""`make k8s`: a profile's settings and images in a Kubernetes cluster. Where they cannot serve, what served goes on."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from greenstack.cli import ROOT, RUN, check_env
+from greenstack.cli.console import REFUSED, CommandError, say
+from greenstack.cli.environment import SHELL, Environment
+from greenstack.cli.masking import masked
+from greenstack.server import check
+from greenstack.server.settings import parse_duration, parse_size, speaks_tls
+
+FOLDER = ROOT / "deploy/kubernetes"
+OVERLAY = RUN / "kubernetes"
+DEPLOYMENT = "deployment/greenstack"
+PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
+JOB = "job/pre-deploy"
+REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
+HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
+IMAGE_MARGIN = 60  # s that a pod may take for its images and its check, before START_TIMEOUT begins
+POLL = 1.0  # s between two looks at the cluster
+# What a container waits for in vain. The other reasons pass.
+HOPELESS = {
+    "CrashLoopBackOff",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+}
+# What Compose or the engine does with these, a cluster does by its own means.
+NO_EFFECT = ("HTTP_HOST", "HTTP_PORT", "METRICS_PORT", "METRICS_RETENTION", "NETWORK_INTERNAL", "PIDS_LIMIT")
+
+
+def apply(environment: Environment) -> None:
+    """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
+    require(environment)
+    before = _get(DEPLOYMENT)
+    documents = render(environment, replicas=before["spec"]["replicas"] if before else None)
+    _prepare(environment, documents)
+    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind != "Job"))
+    if fault := _await_rollout():
+        raise CommandError(fault, *_go_back(before))
+
+
+def require(environment: Environment) -> None:
+    """Raise CommandError with every fault of the settings, and of what a cluster would take differently."""
+    # The application's import is left to the check in its own image.
+    lines = check_env.faults(environment)
+    lines += list(literal_faults(environment))
+    lines += list(_misfits(environment))
+    if lines:
+        raise CommandError(*lines, status=REFUSED)
+    if not shutil.which("kubectl"):
+        raise CommandError("no kubectl is installed: install it, and let KUBECONFIG name your cluster")
+    idle = [name for name in NO_EFFECT if environment.values.get(name)]
+    if idle:
+        say(f"without effect in a cluster: {', '.join(idle)}")
+
+
+def literal_faults(environment: Environment) -> Iterator[str]:
+    """Yield a line for each assignment of the profile's own file that Kustomize would read otherwise.
+
+    Kustomize takes what stands behind the first `=` as it is: quotes, comments, references.
+    """
+    for file in _own_files(environment):
+        label = _label(file)
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            text = line.lstrip()
+            if not text or text.startswith("#"):
+                continue
+            name, sign, value = text.partition("=")
+            if name.startswith("export "):
+                yield f"{label}:{number}: {name}: Kubernetes would make `export` part of the name; allowed: NAME=…"
+            elif not sign or re.match(r"""["']|.*\s#|.*\$""", value):
+                shown = f"{name}={masked(name, value)}" if sign else name
+                yield (
+                    f"{label}:{number}: {shown}: Kubernetes would read it as it stands, with quotes, comments and $; "
+                    f"allowed: the bare value, or env/{environment.profile}.local.env"
+                )
+
+
+def _own_files(environment: Environment) -> list[Path]:
+    """Return the profile's files that Kustomize reads itself: all but the local one."""
+    return [file for file in environment.files if not file.name.endswith(".local.env")]
+
+
+def _label(file: Path) -> str:
+    """Return the name by which the sources of settings know a file."""
+    return str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)
+
+
+def _misfits(environment: Environment) -> Iterator[str]:
+    """Yield a line for each setting that pods cannot follow."""
+    values = environment.values
+    if not environment.files:
+        yield "PROFILE: is not set; allowed: the profile whose settings the cluster gets, as in make k8s PROFILE=prod"
+    for name, what in (("IMAGE", "application"), ("EDGE_IMAGE", "nginx")):
+        if not values.get(name):
+            yield f"{name}: is not set; allowed: the {what}'s image as the cluster pulls it, registry/name:version"
+    if speaks_tls(values):
+        yield f"TLS={values['TLS']}: in a cluster its ingress or gateway ends TLS; allowed: off"
+    if values.get("STATIC_PATH"):
+        yield f"STATIC_PATH={values['STATIC_PATH']}: a pod has no folder of files; allowed: unset"
+    if not (values.get("BIND") or "unix:/run/app/").startswith("unix:/run/app/"):
+        yield f"BIND={values['BIND']}: a pod's nginx and app share the folder /run/app; allowed: unset"
+    if "compose.dev.yaml" in values.get("COMPOSE_FILE", ""):
+        yield f"PROFILE={environment.profile}: mounts the code of this folder; allowed: a profile that runs an image"
+
+
+def render(environment: Environment, replicas: int | None = None) -> list[tuple[str, str]]:
+    """Return kind and YAML text of every object; with `replicas` that many pods instead of the file's number."""
+    shutil.rmtree(OVERLAY, ignore_errors=True)
+    OVERLAY.mkdir(parents=True)
+    OVERLAY.chmod(0o700)  # local.env may hold secrets
+    local = _local_values(environment)
+    _write_env("local.env", {name: value for name, value in local.items() if name in check.NAMES})
+    _write_env("local-secret.env", {name: value for name, value in local.items() if check_env.is_applications(name)})
+    overlay = json.dumps(_overlay(environment, replicas), indent=2)
+    (OVERLAY / "kustomization.yaml").write_text(overlay)  # JSON is YAML
+    text = _kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(OVERLAY))
+    return [(_kind(document), document) for document in re.split(r"(?m)^---\n", text)]
+
+
+def _kind(document: str) -> str:
+    found = re.search(r"(?m)^kind: (\w+)$", document)
+    assert found, document  # noqa: S101 - Kustomize refuses one without
+    return found[1]
+
+
+def _local_values(environment: Environment) -> dict[str, str]:
+    """Return what the local file and the shell say."""
+    files = tuple(f"{_label(file)}:" for file in _own_files(environment))
+    local = {
+        name: environment.values[name]
+        for name in environment.written
+        if environment.sources[name] == SHELL or not environment.sources[name].startswith(files)
+    }
+    return local | check_env.of_shell(environment)
+
+
+def _write_env(name: str, values: dict[str, str]) -> None:
+    for variable, value in values.items():
+        if "\n" in value:
+            raise CommandError(
+                f"{variable}={masked(variable, value).splitlines()[0]}…: more than a line; "
+                "allowed: one line, or a file in the secret `secrets`",
+                status=REFUSED,
+            )
+    (OVERLAY / name).write_text("".join(f"{variable}={value}\n" for variable, value in values.items()))
+
+
+def _overlay(environment: Environment, replicas: int | None) -> dict[str, Any]:
+    """Return the kustomization that puts the profile, its images and its limits on top of deploy/kubernetes."""
+    settings = [os.path.relpath(file, OVERLAY) for file in _own_files(environment)]
+    folder = os.path.relpath(FOLDER, OVERLAY)
+    prepared = bool(environment.values.get("PRE_DEPLOY"))
+    return {
+        "labels": [{"pairs": {"app.kubernetes.io/name": "greenstack"}}],
+        "resources": [folder, *([f"{folder}/pre-deploy.yaml"] if prepared else [])],
+        "configMapGenerator": [
+            {"name": "settings", "behavior": "replace", "envs": settings},
+            {"name": "local", "envs": ["local.env"]},
+        ],
+        "secretGenerator": [{"name": "local-secret", "envs": ["local-secret.env"]}],
+        "patches": [
+            {"target": {"kind": "Deployment"}, "patch": json.dumps(_deployment(environment, replicas))},
+            *([{"target": {"kind": "Job"}, "patch": json.dumps(_job(environment))}] if prepared else []),
+        ],
+    }
+
+
+def _deployment(environment: Environment, replicas: int | None) -> dict[str, Any]:
+    image = environment.values["IMAGE"]
+    limits = {
+        "memory": parse_size(environment.value("MEMORY_LIMIT")) or None,
+        "cpu": None if float(environment.value("CPUS")) == 0 else environment.value("CPUS"),
+    }
+    start = int(environment.value("START_TIMEOUT"))
+    pod = {
+        "terminationGracePeriodSeconds": parse_duration(environment.value("STOP_GRACE_PERIOD")) + HEARD,
+        "initContainers": [{"name": "check", "image": image, "resources": {"limits": limits}}],
+        "containers": [
+            {"name": "app", "image": image, "resources": {"limits": limits}},
+            {"name": "nginx", "image": environment.values["EDGE_IMAGE"], "startupProbe": {"failureThreshold": start}},
+        ],
+    }
+    spec: dict[str, Any] = {"progressDeadlineSeconds": start + IMAGE_MARGIN, "template": {"spec": pod}}
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return _patch("apps/v1", "Deployment", spec)
+
+
+def _job(environment: Environment) -> dict[str, Any]:
+    containers = [{"name": "app", "image": environment.values["IMAGE"]}]
+    return _patch("batch/v1", "Job", {"template": {"spec": {"containers": containers}}})
+
+
+def _patch(version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "any"}, "spec": spec}
+
+
+def _prepare(environment: Environment, documents: Sequence[tuple[str, str]]) -> None:
+    """Run `PRE_DEPLOY` as a job, with the new settings and in the new image; CommandError where it fails."""
+    command = environment.values.get("PRE_DEPLOY")
+    if not command:
+        return
+    say(f"running {masked('PRE_DEPLOY', command)}")
+    _kubectl("delete", JOB, "--ignore-not-found", "--wait")
+    kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
+    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
+    while not (status := _get(JOB)["status"]).get("succeeded"):
+        fault = next((line for pod in _pods("job-name=pre-deploy") for line in _faults(pod)), None)
+        if fault or status.get("failed"):
+            output = _kubectl("logs", JOB, check=False).strip().splitlines()
+            raise CommandError(
+                *output[-20:],
+                f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault or 'its output is above'}",
+                "nothing has changed: what served goes on",
+            )
+        time.sleep(POLL)
+
+
+def _await_rollout() -> str | None:
+    """Wait until the pods of the newest revision serve and return None, or the line that says why they cannot."""
+    while True:
+        deployment = _get(DEPLOYMENT)
+        wanted, status = deployment["spec"]["replicas"], deployment["status"]
+        if status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]:
+            ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+            if ready >= wanted and status.get("replicas", 0) == wanted:
+                say(f"{wanted} pods serve")
+                return None
+            if fault := next((line for pod in _newest_pods(deployment) for line in _faults(pod)), None):
+                return fault
+            for condition in status.get("conditions", ()):
+                if condition.get("reason") == "ProgressDeadlineExceeded":
+                    return f"the new pods are not ready in time: {condition['message']}"
+        time.sleep(POLL)
+
+
+def _newest_pods(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods of the deployment's newest revision."""
+    revision = deployment["metadata"]["annotations"].get(REVISION)
+    hashes = {
+        each["metadata"]["labels"]["pod-template-hash"]
+        for each in json.loads(_kubectl("get", "replicasets", f"--selector={PODS}", "--output=json"))["items"]
+        if each["metadata"]["annotations"].get(REVISION) == revision
+    }
+    return [pod for pod in _pods(PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
+
+
+def _pods(selector: str) -> list[dict[str, Any]]:
+    return list(json.loads(_kubectl("get", "pods", f"--selector={selector}", "--output=json"))["items"])
+
+
+def _faults(pod: dict[str, Any]) -> Iterator[str]:
+    """Yield why a container of `pod` does not come up: what it said at its end, or what Kubernetes says."""
+    status = pod["status"]
+    for container in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]:
+        if "running" in container["state"]:
+            continue
+        waiting = container["state"].get("waiting", {})
+        ended = container["state"].get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        if ended.get("exitCode") == REFUSED and ended.get("message"):
+            yield ended["message"].strip().splitlines()[-1]
+        elif waiting.get("reason") in HOPELESS:
+            message = ended.get("message") or waiting.get("message") or ""
+            last = (message.strip().splitlines() or [""])[-1]
+            yield f"{container['name']} of {pod['metadata']['name']}: {waiting['reason']}: {last}"
+
+
+def _go_back(before: dict[str, Any] | None) -> Iterator[str]:
+    """Undo a rollout that has failed, and yield the line that says what serves now."""
+    served = before and before["status"].get("availableReplicas")
+    if served and _get(DEPLOYMENT)["metadata"]["annotations"][REVISION] == before["metadata"]["annotations"][REVISION]:
+        yield "the pods' template is as it was: what serves goes on"
+    elif served:
+        _kubectl("rollout", "undo", DEPLOYMENT)
+        yield "the rollout is undone: what served goes on"
+    else:
+        yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
+
+
+def _get(name: str) -> Any:
+    """Return an object of the cluster, or None where there is none of that name."""
+    text = _kubectl("get", name, "--ignore-not-found", "--output=json")
+    return json.loads(text) if text.strip() else None
+
+
+def _kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:
+    """Run kubectl and return what it prints; CommandError with its last line where it fails."""
+    done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise CommandError(f"kubectl {arguments[0]}: {reason}")
+    return done.stdout

@@ -1,0 +1,194 @@
+"""`make k8s` up to the cluster: what it refuses, what it makes of a profile, how it tells why pods do not come up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from greenstack.cli import kubernetes
+from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment, resolve
+from greenstack.server.settings import Settings, parse_duration, parse_size
+from tests.support.programs import needs
+
+IMAGES = {"IMAGE": "registry.example/app:1.7", "EDGE_IMAGE": "registry.example/nginx:1.7"}
+
+
+def profile(folder: Path, text: str = "", local: str = "", **shell: str) -> Environment:
+    (folder / "env").mkdir(exist_ok=True)
+    (folder / "env/x.env").write_text(text)
+    if local:
+        (folder / "env/x.local.env").write_text(local)
+    return resolve("x", {**IMAGES, "PATH": "/usr/bin:/bin", **shell}, folder)
+
+
+def refusal(environment: Environment) -> tuple[str, ...]:
+    with pytest.raises(CommandError) as refused:
+        kubernetes.require(environment)
+    assert refused.value.status == 2
+    return refused.value.lines
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the overlay, and a root of our own."""
+    monkeypatch.setattr(kubernetes, "OVERLAY", tmp_path / "overlay")
+    monkeypatch.setattr(kubernetes, "ROOT", tmp_path)
+    return tmp_path
+
+
+def rendered(environment: Environment, **options: Any) -> list[dict[str, Any]]:
+    return [yaml.safe_load(text) for _, text in kubernetes.render(environment, **options)]
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
+    (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"].startswith(name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "line", ['TZ="UTC"', "TZ='UTC'", "MAX_WORKERS=2 # of four", "export MAX_WORKERS=2", "A=$HOME", "B=${A:-b}"]
+)
+def test_what_kustomize_reads_otherwise_is_refused(overlay: Path, line: str) -> None:
+    (fault,) = kubernetes.literal_faults(profile(overlay, f"\n{line}\n"))
+    assert fault.startswith("env/x.env:2: ")
+    assert "Kubernetes would" in fault
+
+
+@pytest.mark.parametrize("line", ["MAX_WORKERS=2", '# a "note"', "A=b#c", "ACCESS_LOG=", "A=it's"])
+def test_what_all_read_alike_is_taken(overlay: Path, line: str) -> None:
+    assert list(kubernetes.literal_faults(profile(overlay, f"{line}\n"))) == []
+
+
+def test_the_local_file_may_use_quotes(overlay: Path) -> None:
+    assert list(kubernetes.literal_faults(profile(overlay, "", "A='b'\n"))) == []
+
+
+def test_a_secret_is_not_shown_in_a_fault(overlay: Path) -> None:
+    (fault,) = kubernetes.literal_faults(profile(overlay, "DB_PASSWORD='hunter2'\n"))
+    assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ({"IMAGE": ""}, "IMAGE: is not set; allowed: the application's image as the cluster pulls it"),
+        ({"EDGE_IMAGE": ""}, "EDGE_IMAGE: is not set; allowed: the nginx's image"),
+        ({"TLS": "acme", "SERVER_NAME": "a.example"}, "TLS=acme: in a cluster its ingress or gateway ends TLS"),
+        ({"STATIC_PATH": "/static"}, "STATIC_PATH=/static: a pod has no folder of files"),
+        ({"BIND": "0.0.0.0:8080"}, "BIND=0.0.0.0:8080: a pod's nginx and app share the folder /run/app"),
+        ({"COMPOSE_FILE": "compose.yaml:compose.dev.yaml"}, "PROFILE=x: mounts the code of this folder"),
+        ({"MAX_WORKERS": "zero"}, "MAX_WORKERS=zero: not a whole number"),
+    ],
+)
+def test_what_pods_cannot_follow_is_refused(overlay: Path, setting: dict[str, str], fault: str) -> None:
+    assert [line for line in refusal(profile(overlay, **setting)) if line.startswith(fault)]
+
+
+def test_a_profile_has_to_be_named(tmp_path: Path) -> None:
+    assert "PROFILE: is not set" in refusal(resolve("", IMAGES, tmp_path))[0]
+
+
+@needs("kubectl")
+def test_secrets_reach_the_app_and_not_nginx(overlay: Path) -> None:
+    objects = rendered(profile(overlay, "LOG_FORMAT=json\n", "DB_PASSWORD='a b'\nRATE_LIMIT=5\n"))
+    assert one(objects, "Secret", "local-secret")["data"] == {"DB_PASSWORD": "YSBi"}
+    assert one(objects, "ConfigMap", "local-")["data"]["RATE_LIMIT"] == "5"
+    assert one(objects, "ConfigMap", "settings")["data"] == {"LOG_FORMAT": "json"}
+    containers = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    sources = {each["name"]: [next(iter(source)) for source in each["envFrom"]] for each in containers}
+    assert sources == {"nginx": ["configMapRef"] * 3, "app": ["configMapRef"] * 3 + ["secretRef"]}
+
+
+@needs("kubectl")
+def test_the_shell_comes_before_the_files(overlay: Path) -> None:
+    objects = rendered(
+        profile(overlay, "COLOUR=red\nMAX_WORKERS=2\n", COLOUR="blue", MAX_WORKERS="3", LOG_LEVEL="debug")
+    )
+    assert one(objects, "Secret", "local-secret")["data"] == {"COLOUR": "Ymx1ZQ=="}
+    local = one(objects, "ConfigMap", "local-")["data"]
+    assert (local["MAX_WORKERS"], local["LOG_LEVEL"]) == ("3", "debug")
+
+
+@needs("kubectl")
+def test_a_changed_setting_makes_new_pods(overlay: Path) -> None:
+    first = one(rendered(profile(overlay, "LOG_LEVEL=info\n")), "Deployment")
+    second = one(rendered(profile(overlay, "LOG_LEVEL=debug\n")), "Deployment")
+    assert first["spec"]["template"] != second["spec"]["template"]
+
+
+@needs("kubectl")
+def test_images_and_limits_come_from_the_profile(overlay: Path) -> None:
+    text = "MEMORY_LIMIT=512m\nCPUS=1.5\nSTOP_GRACE_PERIOD=300s\nSTART_TIMEOUT=20\n"
+    spec = one(rendered(profile(overlay, text), replicas=5), "Deployment")["spec"]
+    pod = spec["template"]["spec"]
+    nginx, app = sorted(pod["containers"], key=lambda each: each["name"], reverse=True)
+    assert (app["image"], nginx["image"]) == (IMAGES["IMAGE"], IMAGES["EDGE_IMAGE"])
+    assert pod["initContainers"][0]["image"] == IMAGES["IMAGE"]
+    assert app["resources"]["limits"] == {"memory": 512 << 20, "cpu": "1.5"}
+    assert (spec["replicas"], pod["terminationGracePeriodSeconds"]) == (5, 315)
+    assert (nginx["startupProbe"]["failureThreshold"], spec["progressDeadlineSeconds"]) == (20, 80)
+
+
+@needs("kubectl")
+def test_no_limit_is_no_limit(overlay: Path) -> None:
+    pod = one(rendered(profile(overlay, "MEMORY_LIMIT=0\n")), "Deployment")["spec"]["template"]["spec"]
+    assert "memory" not in next(each for each in pod["containers"] if each["name"] == "app")["resources"].get(
+        "limits", {}
+    )
+
+
+@needs("kubectl")
+def test_pre_deploy_is_a_job_of_the_new_image(overlay: Path) -> None:
+    assert not [each for each in rendered(profile(overlay)) if each["kind"] == "Job"]
+    pod = one(rendered(profile(overlay, PRE_DEPLOY="alembic upgrade head")), "Job")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == IMAGES["IMAGE"]
+
+
+@needs("kubectl")
+def test_a_value_of_two_lines_is_refused(overlay: Path) -> None:
+    with pytest.raises(CommandError, match=r"KEY_PEM=.*more than a line"):
+        kubernetes.render(profile(overlay, "", 'KEY_PEM="a\nb"\n'))
+
+
+def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:
+    container = {"name": "check" if init else "app", "state": state, "lastState": last or {}}
+    which = "initContainerStatuses" if init else "containerStatuses"
+    return {"metadata": {"name": "greenstack-1"}, "status": {which: [container]}}
+
+
+def test_what_the_check_said_is_the_fault() -> None:
+    said = {"terminated": {"exitCode": 2, "message": "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024\n"}}
+    line = "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024"
+    assert list(kubernetes._faults(pod(said, init=True))) == [line]
+    assert list(kubernetes._faults(pod({"waiting": {"reason": "CrashLoopBackOff"}}, said, init=True))) == [line]
+
+
+def test_an_image_that_is_not_there_is_the_fault() -> None:
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "a:1"'}}
+    assert list(kubernetes._faults(pod(waiting))) == [
+        'app of greenstack-1: ImagePullBackOff: Back-off pulling image "a:1"'
+    ]
+
+
+@pytest.mark.parametrize("state", [{"waiting": {"reason": "ContainerCreating"}}, {"running": {}}])
+def test_what_passes_is_no_fault(state: dict[str, Any]) -> None:
+    assert list(kubernetes._faults(pod(state))) == []
+
+
+def test_the_files_have_the_defaults_of_the_settings() -> None:
+    (deployment,) = yaml.safe_load_all((kubernetes.FOLDER / "deployment.yaml").read_text())
+    spec = deployment["spec"]["template"]["spec"]
+    app = next(each for each in spec["containers"] if each["name"] == "app")
+    nginx = next(each for each in spec["containers"] if each["name"] == "nginx")
+    settings = Settings()
+    grace = parse_duration(settings.stop_grace_period) + kubernetes.HEARD
+    assert spec["terminationGracePeriodSeconds"] == grace
+    assert app["resources"]["limits"] == {"memory": "1Gi"}
+    assert parse_size(settings.memory_limit) == 1 << 30
+    assert nginx["startupProbe"]["failureThreshold"] == settings.start_timeout
+    assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + kubernetes.IMAGE_MARGIN
+    # nginx goes on for 5 s, then both may take GRACEFUL_TIMEOUT, one after the other.
+    assert nginx["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+    assert grace >= 5 + 2 * settings.graceful_timeout + 5

@@ -250,22 +250,22 @@ def _require_ports(compose: Compose) -> None:
     if docker.remote():
         return
     ours = [container.id for container in compose.containers() if container.runs]
-    held = {binding["HostPort"] for container in ours for binding in docker.published(container)}
+    held = {port for container in ours for port in docker.published(container)}
     for name in ("nginx", "prometheus"):
         for port in compose.services().get(name, {}).get("ports", ()):
-            number = port.get("published", "")
-            if number.isdecimal() and number not in held and _others_have(port.get("host_ip", ""), int(number), port):
+            number, protocol = port.get("published", ""), port["protocol"]
+            if number.isdecimal() and (number, protocol) not in held and _others_have(port):
                 raise _taken(compose, f":{number}")
 
 
-def _others_have(host: str, number: int, port: dict[str, Any]) -> bool:
-    """Return whether `number` is taken. That it may not be had, or no such address, is for the engine to say."""
-    kind = socket.SOCK_DGRAM if port.get("protocol") == "udp" else socket.SOCK_STREAM
+def _others_have(port: dict[str, Any]) -> bool:
+    """Return whether a port is taken. That it may not be had, or no such address, is for the engine to say."""
+    host, kind = port.get("host_ip", ""), socket.SOCK_DGRAM if port["protocol"] == "udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as trial:
         if kind is socket.SOCK_STREAM:  # connections that have ended are in nobody's way
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind((host, number))
+            trial.bind((host, int(port["published"])))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

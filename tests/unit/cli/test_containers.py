@@ -109,7 +109,7 @@ def test_a_port_in_use_is_found_before_the_build(
             assert refused.value.lines == (f"HTTP_PORT={number}: is in use already; allowed: a free port",)
         # One that this stack has itself is no fault.
         monkeypatch.setattr(compose, "existing", (APP, NGINX))
-        monkeypatch.setattr(docker, "published", lambda _: [{"HostIp": host, "HostPort": number}])
+        monkeypatch.setattr(docker, "published", lambda _: [(number, "tcp")])
         containers._require_ports(cast(Compose, compose))
 
 

@@ -48,6 +48,11 @@ versions: .venv/.cli ## List the last versions, and which is in service
 scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)
 
+##@ On a cluster
+.PHONY: swarm
+swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…; DRY_RUN=1 prints the file)
+	@$(GREENSTACK) swarm
+
 ##@ Measure it
 .PHONY: loadtest loadtest-ui scenario bench bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")

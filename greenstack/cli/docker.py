@@ -286,14 +286,15 @@ class Compose:
 
     def services(self) -> dict[str, Any]:
         """Return the configuration of each service, with all settings put in."""
-        return dict(self._config()["services"])
+        return dict(self.config()["services"])
 
     def networks(self) -> list[dict[str, Any]]:
         """Return the configuration of each network, with all settings put in."""
-        return list(self._config()["networks"].values())
+        return list(self.config()["networks"].values())
 
-    def _config(self) -> Any:
-        return json.loads(self.output("config", "--format", "json"))
+    def config(self) -> dict[str, Any]:
+        """Return the whole configuration, with all settings put in."""
+        return dict(json.loads(self.output("config", "--format", "json")))
 
     def require_valid(self) -> None:
         """Raise CommandError where Compose refuses its files."""

@@ -16,6 +16,7 @@ Service = dict[str, Any]
 
 # Swarm runs services alone: the check is run before, and nothing is built on a node.
 LEFT_OUT = {"check", "prometheus"}
+ONCE = "prepare"  # the service that runs `PRE_DEPLOY`
 # The keys of a service that `docker stack deploy` takes (Compose file format 3.13), but for those translated below.
 KNOWN = {
     *("cap_add", "cap_drop", "command", "configs", "credential_spec", "dns", "dns_search", "entrypoint", "extra_hosts"),
@@ -65,6 +66,25 @@ def derive(config: Mapping[str, Any], images: Mapping[str, str], root: Path) -> 
         content[kind] = {name: each for name, each in declared.items() if name in used}
     content = {key: value for key, value in content.items() if value}
     return StackFile(config["name"], content, list(_notes(config, root)))
+
+
+def running_once(content: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
+    """Return a file that has a job in the place of the app and nginx: it runs `command` once, as the app would run."""
+    services = content["services"]
+    program, *arguments = command
+    job = {
+        **services["app"],
+        "entrypoint": [program],
+        "command": arguments,
+        "healthcheck": {"disable": True},
+        "deploy": {
+            "mode": "replicated-job",
+            "resources": services["app"]["deploy"]["resources"],
+            "restart_policy": {"condition": "none"},
+        },
+    }
+    others = {name: each for name, each in services.items() if name not in ("app", "nginx")}
+    return {**content, "services": {**others, ONCE: job}}
 
 
 def _service(

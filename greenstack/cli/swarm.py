@@ -1,7 +1,9 @@
 """The stack on a Swarm: checked as for one machine, deployed, and followed until it serves or is rolled back."""
 
 import json
+import math
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,11 +49,6 @@ def _impossible(environment: Environment) -> Iterator[str]:
             f"TRUSTED_PROXIES={values['TRUSTED_PROXIES']}: a node is published at every address, so `host` would trust "
             "anybody; allowed: the addresses of the proxies"
         )
-    if command := values.get("PRE_DEPLOY"):
-        yield (
-            f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: Swarm has nothing that runs once before an update; allowed: "
-            "unset, and the command run before"
-        )
 
 
 def deploy(environment: Environment) -> None:
@@ -69,10 +66,11 @@ def deploy(environment: Environment) -> None:
         say(note)
     say(f"deploying {file.name} to {nodes} node{'s' if nodes > 1 else ''}")
     stack = Stack(file.name)
+    if command := environment.values.get("PRE_DEPLOY"):
+        _prepare(stack, file, command)
     before = stack.services()
     known = {task["ID"] for task in stack.tasks()}
-    options = ["--detach=true", "--with-registry-auth", "--prune"]
-    docker.output("stack", "deploy", *options, "--compose-file", "-", file.name, stdin=json.dumps(file.content))
+    _apply(file.name, file.content, "--prune")
     old, new = (services.get(f"{file.name}_nginx", {}).get("Spec", {}) for services in (before, stack.services()))
     if old and old["TaskTemplate"] != new["TaskTemplate"]:
         say("nginx has a new image or settings: one node after the other refuses connections for a second or two then,")
@@ -80,6 +78,31 @@ def deploy(environment: Environment) -> None:
     # At the longest a node starts, and stops, as slowly as it may.
     longest = _seconds(environment, "START_TIMEOUT") + _seconds(environment, "STOP_GRACE_PERIOD")
     _follow(stack, known, nodes * longest)
+
+
+def _apply(name: str, content: dict[str, Any], *options: str) -> None:
+    options = ("--detach=true", "--with-registry-auth", *options)
+    docker.output("stack", "deploy", *options, "--compose-file", "-", name, stdin=json.dumps(content))
+
+
+def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
+    """Run `PRE_DEPLOY` once, on any node and as the application would run; CommandError where it fails.
+
+    The stack's other services come first: among them may be the database that it is for.
+    """
+    say(f"running {masked('PRE_DEPLOY', command)}")
+    _apply(stack.name, stack_file.running_once(file.content, shlex.split(command)))
+    name = f"{stack.name}_{stack_file.ONCE}"
+    try:
+        wait_until(lambda: stack.ended(name), math.inf, POLL)
+        task = stack.ended(name)[0]
+        for line in _log(task):
+            say(line)
+    finally:
+        docker.output("service", "rm", name)
+    if _failed(task):
+        line = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: {task['Error']}: its output is above"
+        raise CommandError(line, "the app and nginx are not changed")
 
 
 def _seconds(environment: Environment, name: str) -> float:
@@ -138,25 +161,37 @@ class Stack:
         return {each["Spec"]["Name"]: each for each in found}
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Return for each service how many tasks run, and how many are to run."""
-        form = ["--filter", f"label={STACK}={self.name}", "--format", "{{.Name}} {{.Replicas}}"]
+        """Return for each service that is no job how many tasks run, and how many are to run."""
+        form = ["--filter", f"label={STACK}={self.name}", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}"]
         lines = docker.output("service", "ls", *form).splitlines()
-        found = [re.match(r"(\S+) (\d+)/(\d+)", line) for line in lines]
-        return {match[1]: (int(match[2]), int(match[3])) for match in found if match}
+        found = [re.match(r"(\S+) (global|replicated) (\d+)/(\d+)", line) for line in lines]
+        # A service of each node has no task yet in its first moment.
+        least = {"global": 1, "replicated": 0}
+        return {match[1]: (int(match[3]), max(int(match[4]), least[match[2]])) for match in found if match}
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return a row of `docker service ps` for each task, newest first: ID, Node, CurrentState, Error and others."""
-        if not (names := list(self.counts())):
+        if not (names := list(self.services())):
             return []
         lines = docker.output("service", "ps", "--no-trunc", "--format", "json", *names).splitlines()
         return [json.loads(line) for line in lines]
 
+    def ended(self, service: str) -> list[dict[str, Any]]:
+        """Return the tasks of a job that have ended, well or not."""
+        tasks = [task for task in self.tasks() if _service(task) == service]
+        return [task for task in tasks if _failed(task) or str(task["CurrentState"]).startswith("Complete")]
+
     def outdated(self, services: dict[str, Any]) -> bool:
         """Return whether a task runs, or is to run, that is not as its service says now."""
         ids = [task["ID"] for task in self.tasks() if task["DesiredState"] in ("Running", "Ready")]
-        specs = {each["ID"]: each["Spec"]["TaskTemplate"]["ContainerSpec"] for each in services.values()}
+        specs = {each["ID"]: _said(each["Spec"]["TaskTemplate"]) for each in services.values()}
         tasks = json.loads(docker.output("inspect", "--type", "task", *ids)) if ids else []
-        return any(task["Spec"]["ContainerSpec"] != specs.get(task["ServiceID"]) for task in tasks)
+        return any(_said(task["Spec"]) != specs.get(task["ServiceID"]) for task in tasks)
+
+
+def _said(spec: dict[str, Any]) -> dict[str, Any]:
+    # A task leaves out what is empty, as the service has it: DNSConfig.
+    return {key: value for key, value in spec["ContainerSpec"].items() if value}
 
 
 def _follow(stack: Stack, known: set[str], seconds: float) -> None:
@@ -172,7 +207,7 @@ def _follow(stack: Stack, known: set[str], seconds: float) -> None:
             if sum(_service(task) == name for task in failures) >= FAILURES:
                 raise _failure(stack, known, name, f"deploy again once it is mended, or: docker stack rm {stack.name}")
         busy = any(state in ("updating", "rollback_started") for state in states.values())
-        short = any(running < wanted or not wanted for running, wanted in stack.counts().values())
+        short = any(running < wanted for running, wanted in stack.counts().values())
         return not busy and not short and not stack.outdated(services)
 
     if not wait_until(settled, seconds, POLL):

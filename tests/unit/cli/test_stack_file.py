@@ -132,6 +132,17 @@ def test_only_what_is_used_is_declared() -> None:
     assert "secrets" not in content
 
 
+def test_a_job_runs_once_as_the_app_would() -> None:
+    file = derived(others={"db": service("postgres")}, mem_limit="9", environment={"A": "b"})
+    services = stack_file.running_once(file.content, ["alembic", "upgrade", "head"])["services"]
+    assert services.keys() == {"db", "prepare"}
+    job = services["prepare"]
+    assert (job["entrypoint"], job["command"]) == (["alembic"], ["upgrade", "head"])
+    assert (job["image"], job["environment"]) == ("registry.example/app:1", {"A": "b"})
+    assert job["deploy"]["mode"] == "replicated-job"
+    assert job["deploy"]["resources"] == {"limits": {"memory": "9"}}
+
+
 def test_prometheus_is_left_out_and_said() -> None:
     file = derived(others={"prometheus": service("shop-prometheus", build={"context": "prometheus"})})
     assert "prometheus" not in file.content["services"]

@@ -26,7 +26,6 @@ def environment(**values: str) -> Environment:
             {**IMAGES, "TRUSTED_PROXIES": "10.0.0.1,host", "HTTP_HOST": "127.0.0.1"},
             "TRUSTED_PROXIES=10.0.0.1,host: a node is published at every",
         ),
-        ({**IMAGES, "PRE_DEPLOY": "alembic upgrade"}, "PRE_DEPLOY=alembic upgrade: Swarm has nothing that runs once"),
         ({**IMAGES, "MAX_WORKERS": "zero"}, "MAX_WORKERS=zero: not a whole number"),
     ],
 )

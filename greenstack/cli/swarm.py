@@ -96,12 +96,12 @@ def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
     try:
         wait_until(lambda: stack.ended(name), math.inf, POLL)
         task = stack.ended(name)[0]
-        for line in _log(task):
+        for line in docker.service_log(task["ID"]):
             say(line)
     finally:
         docker.output("service", "rm", name)
     if _failed(task):
-        line = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: {task['Error']}: its output is above"
+        line = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: {_error(task)}: its output is above"
         raise CommandError(line, "the app and nginx are not changed")
 
 
@@ -228,13 +228,10 @@ def _failure(stack: Stack, known: set[str], service: str, outcome: str) -> Comma
     """Say why `service` failed: the last words of its newest task that did, and what Swarm says of it."""
     for task in stack.tasks():
         if task["ID"] not in known and _failed(task) and _service(task) == service:
-            return CommandError(*_log(task), f"{service} on {task['Node']}: {task['Error']}", outcome)
+            log = docker.service_log(task["ID"])
+            return CommandError(*log, f"{service} on {task['Node']}: {_error(task)}", outcome)
     return CommandError(f"{service}: {outcome}")
 
 
-def _log(task: dict[str, Any]) -> list[str]:
-    # A task that was rejected has none.
-    try:
-        return docker.output("service", "logs", "--raw", "--tail=20", task["ID"]).splitlines()
-    except CommandError:
-        return []
+def _error(task: dict[str, Any]) -> str:
+    return str(task["Error"]).strip('"')

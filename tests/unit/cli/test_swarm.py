@@ -80,13 +80,13 @@ class Said(Stack):
 
 
 def failed(number: int) -> dict[str, str]:
-    name, error = f"shop_app.n{number}", "task: non-zero exit (2)"
+    name, error = f"shop_app.n{number}", '"task: non-zero exit (2)"'
     return {"ID": f"t{number}", "Name": name, "Node": f"n{number}", "CurrentState": "Failed 2 s ago", "Error": error}
 
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "output", lambda *arguments: f"log of {arguments[-1]}\n")
+    monkeypatch.setattr(docker, "service_log", lambda name: [f"log of {name}"])
 
 
 @pytest.mark.usefixtures("logs")

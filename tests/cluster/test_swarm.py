@@ -177,9 +177,10 @@ def test_another_nginx_costs_a_short_gap(stack: Swarm, verdict: Verdict) -> None
         assert "refuses connections for a second or two" in stack.command("swarm", CLIENT_MAX_BODY_SIZE="2m")
         load.wait_for_more(100)
     failures = load.result.failures
-    # A connection over which nginx has answered is served to its end.
-    allowed = "new connections, while the node has none"
-    verdict("Swarm: another nginx", stack, load.result, allowed, lambda failure: not failure.reused)
+    # Nothing that nginx has accepted is lost: what fails found none, or met the one that was closing.
+    unheard = ("refused", "reset", "eof")
+    allowed = "what no nginx of the node has taken"
+    verdict("Swarm: another nginx", stack, load.result, allowed, lambda failure: failure.reason in unheard)
     assert not set(stack.executed()) & {failure.request.id for failure in failures}
 
 

@@ -61,6 +61,8 @@ def test_the_only_node_may_have_the_image(monkeypatch: pytest.MonkeyPatch, capsy
 class Said(Stack):
     """A stack of which Swarm says this: the app's update, and its tasks."""
 
+    said: Any
+
     def __init__(self, update: str, tasks: list[dict[str, str]], counts: tuple[int, int] = (3, 3)) -> None:
         super().__init__("shop")
         state = {"UpdateStatus": {"State": update}, "PreviousSpec": {}} if update else {}

@@ -120,12 +120,12 @@ def up(compose: Compose) -> None:
             raise why(compose, done.stderr)
         _end_prometheus(compose)
     versions.keep(compose)
-    if compose.environment.values.get("TLS") == "acme":
-        _await_certificate(compose)
 
 
-def _await_certificate(compose: Compose) -> None:
-    """Wait until nginx uses a certificate; CommandError with certbot's reason where there is none to be had."""
+def await_certificate(compose: Compose) -> None:
+    """Wait until nginx uses a certificate, with `TLS=acme`; CommandError with certbot's reason where there is none."""
+    if compose.environment.values.get("TLS") != "acme":
+        return
     (nginx,), (certbot,) = compose.containers("nginx"), compose.containers("certbot")
 
     def in_use() -> bool:

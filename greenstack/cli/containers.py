@@ -120,12 +120,12 @@ def up(compose: Compose) -> None:
             raise why(compose, done.stderr)
         _end_prometheus(compose)
     versions.keep(compose)
-    if compose.environment.values.get("TLS") == "acme":
-        _await_certificate(compose)
 
 
-def _await_certificate(compose: Compose) -> None:
-    """Wait until nginx uses a certificate; CommandError with certbot's reason where there is none to be had."""
+def await_certificate(compose: Compose) -> None:
+    """Wait until nginx uses a certificate, with `TLS=acme`; CommandError with certbot's reason where there is none."""
+    if compose.environment.values.get("TLS") != "acme":
+        return
     (nginx,), (certbot,) = compose.containers("nginx"), compose.containers("certbot")
 
     def in_use() -> bool:
@@ -261,13 +261,13 @@ def _require_ports(compose: Compose) -> None:
 def _others_have(port: dict[str, Any]) -> bool:
     """Return whether a port is taken. That it may not be had, or no such address, is for the engine to say."""
     host, kind = port.get("host_ip", ""), socket.SOCK_DGRAM if port["protocol"] == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as trial:
-        if kind is socket.SOCK_STREAM:  # connections that have ended are in nobody's way
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as trial:
+            if kind is socket.SOCK_STREAM:  # connections that have ended are in nobody's way
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((host, int(port["published"])))
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
     return False
 
 

@@ -49,6 +49,12 @@ class Daemon:
                 return []
         return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
 
+    def children(self) -> list[psutil.Process]:
+        """Return what it started itself, without what those started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children()
+        return []
+
     def environ(self) -> dict[str, str]:
         """Return the environment it was started with."""
         return psutil.Process(self.pid).environ()

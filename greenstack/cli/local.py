@@ -114,8 +114,8 @@ class Processes(rollout.Replicas):
 
     @override
     def workers(self, name: str) -> set[int]:
-        replica = self._replica(name)
-        return {member.pid for member in replica.members()} - {replica.pid}
+        # Not what the application has started in its turn.
+        return {child.pid for child in self._replica(name).children()}
 
     @override
     def reload_fault(self, name: str) -> str | None:

@@ -50,6 +50,7 @@ def up(profile: Profile = "") -> None:
             check_env.require(chosen, importing=True)
             say(f"no Docker Engine ({reason}): running the stack as local processes")
             local.up(chosen)
+            environment.remember(profile)
         else:
             compose = containers.checked(chosen)
             if local.running():
@@ -57,7 +58,8 @@ def up(profile: Profile = "") -> None:
                 say("ending the local processes")
                 local.down(chosen)
             containers.up(compose)
-        environment.remember(profile)
+            environment.remember(profile)  # it runs, with or without a certificate
+            containers.await_certificate(compose)
     _say_where(chosen)
 
 

@@ -133,7 +133,7 @@ def _renew(replicas: Replicas, name: str) -> None:
         seen |= now - before
         # An old one leaves only when a new one serves. Others follow new ones that end, and soon after them: between
         # two looks, mostly.
-        if before <= now and (len(seen - now) >= len(before) or (seen and now == before)):
+        if before <= now and (0 < len(before) <= len(seen - now) or (seen and now == before)):
             raise CommandError(
                 *replicas.log(name), f"{name}: the new workers ended, the old ones go on: its log is above"
             )

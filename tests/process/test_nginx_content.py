@@ -116,6 +116,10 @@ def test_personal_requests_pass_the_cache_by(edge: Nginx, header: str) -> None:
     assert twice(edge, f"/{header}-3?{MARKED}", personal, {}) == "MISS"
 
 
+def test_a_cookie_with_the_name_of_stickys_is_personal(edge: Nginx) -> None:
+    assert twice(edge, f"/own?{MARKED}", {"cookie": "greenstack=a"}) == "BYPASS"
+
+
 def test_sticky_clients_have_the_cache_too() -> None:
     with nginx() as server:
         server.app()

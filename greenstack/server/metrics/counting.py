@@ -50,7 +50,7 @@ def count_requests(app: "ASGIApp", slot: Slot) -> "ASGIApp":
 
         def passing(message: "Message") -> Any:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if status and message["type"] == "http.response.start":
                 status = message["status"]
             elif status and message["type"] == "http.response.body" and not message.get("more_body"):
                 count(scope, status, perf_counter() - started)
@@ -74,7 +74,7 @@ def _count_websockets(app: "ASGIApp", slot: Slot) -> "ASGIApp":
 
         def passing(message: "Message") -> Any:
             nonlocal accepted
-            if message["type"] == "websocket.accept":
+            if message["type"] == "websocket.accept" and not accepted:
                 accepted = 1
                 slot.add(Field.WEBSOCKETS, 1)
                 slot.add(Field.WEBSOCKETS_OPEN, 1)

@@ -283,9 +283,17 @@ def test_a_name_without_a_certificate_is_no_success(
 ) -> None:
     said = {"/tmp/tried": "the authority is down", "/tmp/lacking": lacking, "/tmp/nginx": "certificate.pem\n"}  # noqa: S108
     monkeypatch.setattr(docker, "output", lambda *words: said[words[-1]])
-    compose = cast(Compose, Fake(NGINX, container("certbot", "running", "healthy")))
+    compose = Fake(NGINX, container("certbot", "running", "healthy"))
+    kept: list[str] = []
+    monkeypatch.setattr(Fake, "environment", Environment("", (), {"TLS": "acme"}, {}, {}, []))
+    monkeypatch.setattr(docker, "why_none", lambda: None)
+    monkeypatch.setattr(local, "running", list)
+    monkeypatch.setattr(containers, "checked", lambda _: compose)
+    monkeypatch.setattr(containers, "up", lambda _: None)
+    monkeypatch.setattr(environment, "remember", kept.append)
     with pytest.raises(CommandError, match=outcome) if outcome else contextlib.nullcontext():
-        containers._await_certificate(compose)
+        main.up("prod")
+    assert kept == ["prod"], "what runs is what the commands after this are for"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "TLS=acme: the authority is down"
     assert ("the certificate of before serves on" in lines) == (outcome is None)

@@ -55,6 +55,12 @@ def test_stopping_ends_its_children_too(run: Path) -> None:
     assert not (run / "app-1.pid").exists()
 
 
+def test_what_its_children_start_is_not_its_own(run: Path) -> None:
+    process = start("app-1", [*PARENT[:3], *PARENT])
+    assert len(process.members()) == 3
+    assert [child.ppid() for child in process.children()] == [process.pid]
+
+
 def test_what_does_not_end_in_time_is_killed(run: Path) -> None:
     process = start("app-1", STUBBORN)
     assert not process.stop(signal.SIGTERM, 0.2)

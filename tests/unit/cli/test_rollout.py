@@ -169,9 +169,14 @@ def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch, loo
         rollout.reload(replicas)
 
 
-def test_one_new_worker_that_ends_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "looks",
+    [[{1, 2}, {1, 2, 3, 4}, {1, 2, 4, 5}, {2, 4, 5}, {4, 5}], [set(), set(), {1}]],
+    ids=["one new worker ends", "no old worker is there"],
+)
+def test_a_reload_whose_workers_serve_is_no_failure(monkeypatch: pytest.MonkeyPatch, looks: list[set[int]]) -> None:
     replicas = Fake("old1")
-    workers = iter([{1, 2}, {1, 2, 3, 4}, {1, 2, 4, 5}, {2, 4, 5}, {4, 5}])
+    workers = iter(looks)
     monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
     rollout.reload(replicas)
     assert next(workers, None) is None

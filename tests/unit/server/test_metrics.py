@@ -220,6 +220,17 @@ def test_an_application_that_raises_counts_as_500() -> None:
     assert counted(raising, ("GET", "/")) == {("GET", "500", "-"): 1}
 
 
+async def answering_twice(scope: Any, receive: Any, send: Any) -> None:
+    """As a handler of errors does that knows nothing of background tasks."""
+    for status in (200, 500):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body"})
+
+
+def test_an_application_that_answers_twice_counts_once() -> None:
+    assert counted(answering_twice, ("GET", "/")) == {("GET", "200", "-"): 1}
+
+
 def test_websockets_count_once_they_are_accepted(memory: Store) -> None:
     board = Scoreboard()
     board.set(board.take(), State.READY)

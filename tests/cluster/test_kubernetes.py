@@ -2,13 +2,15 @@
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from tests.chaos.conftest import AddFigure, Pick
-from tests.chaos.load import Load, Result
+from tests.chaos.load import Load, Request, Result, half_posts
 from tests.chaos.report import Figure, latencies
 from tests.cluster.cluster import DEPLOYMENT, PODS, Cluster, tool
 from tests.cluster.conftest import Judge
@@ -21,8 +23,17 @@ CHECKS = ("logs", f"--selector={PODS}", "--container=check", "--tail=1")
 
 @contextmanager
 def under_load(cluster: Cluster, rate: float = 100) -> Iterator[Load]:
-    """Requests at `rate` a second; 1 % of them take 2.5 s, so that there is always one under way."""
-    with Load(cluster.address, rate=rate, connections=16) as load:
+    """Requests at `rate` a second; 1 % of them take 2.5 s, so that there is always one under way.
+
+    Every fourth ends its connection, so that new ones are made all the time: those are what a pod that ends refuses.
+    """
+    mix = half_posts(uuid.uuid4().hex[:8])
+
+    def make(number: int) -> Request:
+        request = mix(number)
+        return request if number % 4 else replace(request, headers={"Connection": "close"})
+
+    with Load(cluster.address, rate=rate, connections=16, make=make) as load:
         load.wait_for(50)
         yield load
         load.wait_for_more(200)

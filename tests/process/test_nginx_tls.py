@@ -143,7 +143,7 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     AUTHORITY.issue(own.folder, NAME, days=2)
     until(lambda: own.shown()[0] != first, "the new certificate is shown")
     assert own.server.workers() == workers
-    assert len(own.said("is in use")) == 2
+    until(lambda: len(own.said("is in use")) == 2, "it is said")
 
 
 @pytest.mark.parametrize("name", [NAME, ""])

@@ -171,7 +171,7 @@ def test_the_page_shows_what_happens(stack: local.Stack, measuring: Prometheus) 
     assert float(now["requests/s"]) > 5
     assert now["failed"] == "0.00 %"
     assert (now["replicas"], now["workers ready"]) == ("1", "2")
-    assert float(now["p99"].removesuffix(" ms")) > 0
+    assert float(now["p99"].removesuffix(" ms").replace(",", "")) > 0
     assert "/{path}" in page
     assert complaint(page) == ""
     assert empty_charts(page) == 0

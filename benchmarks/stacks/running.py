@@ -91,7 +91,6 @@ class Running(arena.Running):
             "TRAEFIK_FOLDER": str(traefik),
             "TLS_FOLDER": str(certificates.folder),
             "TLS": "off",
-            "HTTP3": "off",
             "HTTPS_PORT": str(self.address[1]),
             "MAX_WORKERS": str(workers),
             # For the speed a stack stands still between its turns, and Gunicorn must not take that for a hung worker.
@@ -184,4 +183,4 @@ class Running(arena.Running):
 
     @override
     def remove(self) -> None:
-        self.compose.output("--profile", "load", "down", "--volumes", "--remove-orphans", "--timeout=1")
+        self.compose.output("--profile", "load", "down", "--volumes", "--remove-orphans", "--timeout=0")

@@ -6,6 +6,7 @@ the proxy and the server of the application, on the network that Compose makes, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.contestants import Contestant
 from greenstack.cli.console import REFUSED, CommandError
@@ -70,11 +71,11 @@ _DEPRECATED = (
 )
 
 
-def _stack(name: str, title: str, overlay: str, command: str, **more: object) -> Stack:
-    services = ("app",) if overlay == "alone" else ("app", "proxy")
-    proxy = "app" if overlay == "alone" else "proxy"
-    fixed = {"overlays": (f"{COMPOSE}/app.yaml", f"{COMPOSE}/{overlay}.yaml"), "services": services, "proxy": proxy}
-    return Stack(name, title, command=command, **{**fixed, **more})  # type: ignore[arg-type] # fields of many types
+def _stack(name: str, title: str, overlay: str, command: str, **more: Any) -> Stack:
+    alone = overlay == "alone"
+    overlays = (f"{COMPOSE}/app.yaml", f"{COMPOSE}/{overlay}.yaml")
+    services, proxy = (("app",), "app") if alone else (("app", "proxy"), "proxy")
+    return Stack(name, title, overlays, services=services, proxy=proxy, command=command, **more)
 
 
 OURS = Stack(

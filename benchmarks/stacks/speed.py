@@ -107,7 +107,7 @@ def http2(running: Running, seconds: int) -> tuple[float, float]:
 
 def memory(running: Running) -> float:
     """Return the MB that all its processes have of their own."""
-    return sum(process["pss"] for process in running.processes_of_all()) / 1e6
+    return float(sum(process["pss"] for process in running.processes_of_all())) / 1e6
 
 
 def idle(field: list[Running], seconds: float) -> dict[str, float]:

@@ -63,7 +63,7 @@ swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…
 	@$(GREENSTACK) swarm
 
 ##@ Measure it
-.PHONY: loadtest loadtest-ui scenario bench bench-counting chaos
+.PHONY: loadtest loadtest-ui scenario bench bench-stacks bench-document bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
 	@.venv/bin/python -m loadtest
 
@@ -75,6 +75,12 @@ loadtest-ui: .venv/.loadtest .venv/.cli ## The scenario in Locust's web page
 
 bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick instead
 	@.venv/bin/python -m benchmarks
+
+bench-stacks: .venv/.test .venv/.loadtest .venv/.cli ## Complete stacks with HTTPS: their speed, and what each loses (ONLY=, TABLES=, ROUNDS=)
+	@.venv/bin/python -m benchmarks.stacks bench
+
+bench-document: .venv/.test .venv/.loadtest .venv/.cli ## Put the newest bench-stacks into docs/performance.md
+	@.venv/bin/python -m benchmarks.stacks document
 
 bench-counting: .venv/.loadtest .venv/.cli ## What counting costs a request, beside other ways
 	@.venv/bin/python -m benchmarks.counting

@@ -143,11 +143,16 @@ class Running:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def load(self, route: str, seconds: int) -> Load:
-        """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare."""
+    def load(self, route: str, seconds: int, *options: str, connections: int = CONNECTIONS, think: float = 0.0) -> Load:
+        """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare.
+
+        With `think`, so many ms as a mean pass between an answer and the next request of its connection. `options` are
+        more of wrk's own.
+        """
+        script = "paced" if think else "report"
         with self.open(
-            "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1", f"-c{CONNECTIONS}",
-            "--timeout", "10s", "-s", "load/report.lua", f"{self.url}{route}",
+            "env", f"MEAN={think:.3f}", "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1",
+            f"-c{connections}", "--timeout", "10s", "-s", f"load/{script}.lua", *options, f"{self.url}{route}",
         ) as wrk:  # fmt: skip
             assert wrk.stdin  # noqa: S101 - for the type checker
             assert wrk.stdout  # noqa: S101

@@ -70,11 +70,12 @@ def _medians(result: Result, corner: str, columns: dict[str, str]) -> Cells:
     body = []
     for contestant in result.contestants:
         figures = medians(result.rows, contestant.name)
-        body.append([contestant.title, *(_number(figures.get(name)) for name in columns.values())])
+        body.append([contestant.title, *(number(figures.get(name)) for name in columns.values())])
     return [[corner, *columns], *body]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a figure as people read it: three digits or more."""
     if value is None:
         return "–"
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
@@ -83,10 +84,11 @@ def _number(value: float | None) -> str:
 
 def tables(result: Result) -> list[Table]:
     """Return every table for the terminal."""
-    return [_rich_table(cells(result)) for cells in (ratio_cells, median_cells, cpu_cells)]
+    return [rich_table(cells(result)) for cells in (ratio_cells, median_cells, cpu_cells)]
 
 
-def _rich_table(cells: Cells) -> Table:
+def rich_table(cells: Cells) -> Table:
+    """Return a table for the terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, head in enumerate(cells[0]):
         table.add_column(head, justify="right" if number else "left", no_wrap=True)
@@ -103,25 +105,26 @@ def markdown(result: Result) -> str:
         f"order by seed {result.seed}",
         "Median ratio of ours to theirs, round by round, with its 95 % interval (of the median, distribution-free). "
         "Rates: more is better; all others: less is better.",
-        _markdown_table(ratio_cells(result)),
+        markdown_table(ratio_cells(result)),
         "![ratios](ratios.svg)",
         "## Medians",
         "They hold for this machine in that hour; the ratios above are what carries over.",
-        _markdown_table(median_cells(result)),
+        markdown_table(median_cells(result)),
         "\n".join(f"- `{name}`: {unit}" for name, unit in METRICS.items()),
         "## Where the CPU goes",
         f"CPUs in use while both routes were measured, of {os.cpu_count()}: median of the rounds.",
-        _markdown_table(cpu_cells(result)),
+        markdown_table(cpu_cells(result)),
         "\n".join(f"- {user}: {meaning}" for user, meaning in USERS.items()),
     ]
     if result.extra:
         extra = [[name, f"{value:.3g}"] for name, value in result.extra.items()]
-        parts += ["## Start and idleness", _markdown_table([["what", "measured"], *extra])]
+        parts += ["## Start and idleness", markdown_table([["what", "measured"], *extra])]
     parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(cells: Cells) -> str:
+def markdown_table(cells: Cells) -> str:
+    """Return a table for a document."""
     head, *body = cells
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])

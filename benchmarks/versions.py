@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 from benchmarks.arena import IMAGE
@@ -21,6 +22,16 @@ def host() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpus = len(os.sched_getaffinity(0))
     return f"{(names or [platform.machine()])[0]}, {cpus} CPUs, Linux {platform.release()}"
+
+
+def of_stacks() -> dict[str, str]:
+    """Return the versions in the contestants' image, those of the proxies included."""
+    first = {"caddy": ("caddy", "version"), "haproxy": ("/usr/sbin/haproxy", "-v"), "traefik": ("traefik", "version")}
+    printed = {
+        name: output("run", "--rm", "--network=none", f"--entrypoint={command[0]}", IMAGE, *command[1:])
+        for name, command in first.items()
+    }
+    return packages() | {name: re.findall(r"\d+\.\d+\.\d+", text)[0] for name, text in printed.items()}
 
 
 def packages() -> dict[str, str]:

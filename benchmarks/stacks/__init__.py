@@ -1,0 +1,1 @@
+"""Complete stacks side by side, each as its own documents recommend, over HTTPS: their speed, and what they lose."""

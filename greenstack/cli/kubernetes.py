@@ -247,7 +247,7 @@ def _await_rollout() -> str | None:
 
 def _newest_pods(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the pods of the deployment's newest revision."""
-    revision = deployment["metadata"]["annotations"].get(REVISION)
+    revision = _revision(deployment)
     hashes = {
         each["metadata"]["labels"]["pod-template-hash"]
         for each in json.loads(_kubectl("get", "replicasets", f"--selector={PODS}", "--output=json"))["items"]
@@ -278,14 +278,19 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
 
 def _go_back(before: dict[str, Any] | None) -> Iterator[str]:
     """Undo a rollout that has failed, and yield the line that says what serves now."""
-    served = before and before["status"].get("availableReplicas")
-    if served and _get(DEPLOYMENT)["metadata"]["annotations"][REVISION] == before["metadata"]["annotations"][REVISION]:
-        yield "the pods' template is as it was: what serves goes on"
-    elif served:
+    if not before or not before["status"].get("availableReplicas"):
+        yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
+    elif _revision(_get(DEPLOYMENT)) == _revision(before):
+        yield "the pods are of the same version and settings as before: there is nothing to undo"
+    else:
         _kubectl("rollout", "undo", DEPLOYMENT)
         yield "the rollout is undone: what served goes on"
-    else:
-        yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
+
+
+def _revision(deployment: dict[str, Any]) -> str | None:
+    """Return Kubernetes' number of the version of the pods."""
+    number: str | None = deployment["metadata"]["annotations"].get(REVISION)
+    return number
 
 
 def _get(name: str) -> Any:

@@ -23,6 +23,7 @@ __all__ = ["figure", "pick", "verdict"]
 
 KUBECONFIG = os.environ.get("KUBECONFIG")
 IMAGES = {name: os.environ[name] for name in ("IMAGE", "EDGE_IMAGE") if name in os.environ}
+STATE = Path("/var/lib/greenstack-kubernetes")
 BUILT = Path(os.environ.get("XDG_CACHE_HOME", "/var/cache"), "greenstack/kubernetes/bin/pause")
 # The application is the probe. Idle connections end soon, so that pods do.
 PROFILE = """\
@@ -64,6 +65,7 @@ def kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         pytest.skip(why)
     app, nginx = request.getfixturevalue("app_image"), request.getfixturevalue("nginx_image")
     probe = with_probe(app)
+    assert not STATE.exists(), f"{STATE}: left by an earlier run, or in use; tools/kubernetes.sh down"
     try:
         kubeconfig = Path(tool("up"))
         tool("load", probe, nginx)

@@ -73,16 +73,15 @@ def literal_faults(environment: Environment) -> Iterator[str]:
         label = _label(file)
         for number, line in enumerate(file.read_text().splitlines(), 1):
             text = line.lstrip()
-            if not text or text.startswith("#"):
-                continue
             name, sign, value = text.partition("=")
+            if not sign or text.startswith("#"):  # other lines are no assignments, and have been refused
+                continue
             if name.startswith("export "):
                 yield f"{label}:{number}: {name}: Kubernetes would make `export` part of the name; allowed: NAME=…"
-            elif not sign or re.match(r"""["']|.*\s#|.*\$""", value):
-                shown = f"{name}={masked(name, value)}" if sign else name
+            elif re.match(r"""["']|.*\s#|.*\$""", value):
                 yield (
-                    f"{label}:{number}: {shown}: Kubernetes would read it as it stands, with quotes, comments and $; "
-                    f"allowed: the bare value, or env/{environment.profile}.local.env"
+                    f"{label}:{number}: {name}={masked(name, value)}: Kubernetes would read it as it stands, with quotes, "
+                    f"comments and $; allowed: the bare value, or env/{environment.profile}.local.env"
                 )
 
 

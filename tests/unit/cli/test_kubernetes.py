@@ -9,6 +9,7 @@ import yaml
 from greenstack.cli import kubernetes
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
+from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings, parse_duration, parse_size
 from tests.support.programs import needs
 
@@ -80,12 +81,23 @@ def test_a_secret_is_not_shown_in_a_fault(overlay: Path, line: str) -> None:
         ({"TLS": "acme", "SERVER_NAME": "a.example"}, "TLS=acme: in a cluster its ingress or gateway ends TLS"),
         ({"STATIC_PATH": "/static"}, "STATIC_PATH=/static: a pod has no folder of files"),
         ({"BIND": "0.0.0.0:8080"}, "BIND=0.0.0.0:8080: a pod's nginx and app share the folder /run/app"),
+        ({"BIND": ""}, "BIND=: a pod's nginx and app share the folder /run/app"),
+        ({"FORWARDED_ALLOW_IPS": ""}, "FORWARDED_ALLOW_IPS=: a unix socket's peer has no address"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8,host"}, "TRUSTED_PROXIES=10.0.0.0/8,host: nodes can show anybody"),
+        ({"STICKY": "cookie", "MAX_WORKERS": "1"}, "STICKY=cookie: the service chooses the pod"),
         ({"COMPOSE_FILE": "compose.yaml:compose.dev.yaml"}, "PROFILE=x: mounts the code of this folder"),
         ({"MAX_WORKERS": "zero"}, "MAX_WORKERS=zero: not a whole number"),
     ],
 )
 def test_what_pods_cannot_follow_is_refused(overlay: Path, setting: dict[str, str], fault: str) -> None:
     assert [line for line in refusal(profile(overlay, **setting)) if line.startswith(fault)]
+
+
+@pytest.mark.parametrize(("setting", "count"), [({}, 2), ({"WEB_CONCURRENCY": "8"}, 8), ({"MAX_WORKERS": "3"}, 3)])
+def test_a_profile_sets_the_workers_of_a_pod(setting: dict[str, str], count: int) -> None:
+    lines = (kubernetes.FOLDER / "pod.env").read_text().splitlines()
+    pod = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert worker_count(Settings.from_environ({**pod, **setting})).count == count
 
 
 def test_a_profile_has_to_be_named(tmp_path: Path) -> None:

@@ -44,12 +44,19 @@ NO_EFFECT = (
 def apply(environment: Environment) -> None:
     """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
     require(environment)
-    before = _get(DEPLOYMENT)
-    documents = render(environment, replicas=before["spec"]["replicas"] if before else None)
+    documents = render(environment)
+    _apply(documents, "--dry-run=server")  # what the cluster refuses is refused before `PRE_DEPLOY`, and all of it
     _prepare(environment, documents)
-    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind != "Job"))
+    before = _get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
+    _apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
     if fault := _await_rollout():
         raise CommandError(fault, *_go_back(before))
+
+
+def _apply(documents: Sequence[tuple[str, str]], *options: str) -> None:
+    """Apply all but the job of `PRE_DEPLOY`."""
+    text = "---\n".join(text for kind, text in documents if kind != "Job")
+    _kubectl("apply", "--filename=-", *options, text=text)
 
 
 def require(environment: Environment) -> None:

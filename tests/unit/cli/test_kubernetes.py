@@ -166,6 +166,39 @@ def test_a_value_of_two_lines_is_refused(overlay: Path) -> None:
         kubernetes.render(profile(overlay, "", 'KEY_PEM="a\nb"\n'))
 
 
+class Kubectl:
+    """Notes what is asked of it, and refuses what begins like `refused`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
+        self.asked: list[str] = []
+        self.refused = refused
+        monkeypatch.setattr(kubernetes, "require", lambda _: None)
+        monkeypatch.setattr(kubernetes, "_kubectl", self)
+
+    def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        if arguments[0] == "kustomize":
+            return "kind: Deployment\n---\nkind: Job\n"
+        self.asked.append(f"{' '.join(arguments)} {' '.join((text or '').split())}".strip())
+        if self.asked[-1].startswith(self.refused):
+            raise CommandError("no matches for kind")
+        return ""
+
+
+def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="apply")
+    with pytest.raises(CommandError, match="no matches for kind"):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    assert kubectl.asked == ["apply --filename=- --dry-run=server kind: Deployment"]
+
+
+def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda: None)
+    kubernetes.apply(profile(overlay))
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "PRE_DEPLOY", "get", "apply"]
+
+
 def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:
     container = {"name": "check" if init else "app", "state": state, "lastState": last or {}}
     which = "initContainerStatuses" if init else "containerStatuses"

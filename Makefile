@@ -52,12 +52,15 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 KINDS := deployment service autoscaling ingress pre-deploy
 
 ##@ On a cluster
-.PHONY: k8s k8s-check
+.PHONY: k8s k8s-check swarm
 k8s: .venv/.cli ## Apply it to the Kubernetes cluster of KUBECONFIG (PROFILE=prod IMAGE=… EDGE_IMAGE=…)
 	@$(GREENSTACK) k8s
 
 k8s-check: .venv/.lint ## Check deploy/kubernetes against three versions' schemas
 	@.venv/bin/kubernetes-validate --strict --quiet -k 1.35 -k 1.36 -k 1.37 $(patsubst %,deploy/kubernetes/%.yaml,$(KINDS))
+
+swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…; DRY_RUN=1 prints the file)
+	@$(GREENSTACK) swarm
 
 ##@ Measure it
 .PHONY: loadtest loadtest-ui scenario bench bench-counting chaos

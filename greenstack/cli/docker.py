@@ -145,6 +145,18 @@ def pull(name: str) -> str | None:
         return lines[-1] if lines else f"the registry said nothing for {REGISTRY_DEADLINE} s"
 
 
+def service_log(name: str, count: int = 20) -> list[str]:
+    """Return the last `count` lines of the log of a Swarm's service, or of one of its tasks; none where it has none."""
+    done = subprocess.run(
+        ["docker", "service", "logs", "--raw", f"--tail={count}", name],
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout.rstrip().splitlines() if done.returncode == 0 else []
+
+
 def last_words(name: str, count: int = 20) -> list[str]:
     """Return the last `count` lines of a container's log, and what its health check said last if that failed."""
     done = subprocess.run(
@@ -295,14 +307,15 @@ class Compose:
 
     def services(self) -> dict[str, Any]:
         """Return the configuration of each service, with all settings put in."""
-        return dict(self._config()["services"])
+        return dict(self.config()["services"])
 
     def networks(self) -> list[dict[str, Any]]:
         """Return the configuration of each network, with all settings put in."""
-        return list(self._config()["networks"].values())
+        return list(self.config()["networks"].values())
 
-    def _config(self) -> Any:
-        return json.loads(self.output("config", "--format", "json"))
+    def config(self) -> dict[str, Any]:
+        """Return the whole configuration, with all settings put in."""
+        return dict(json.loads(self.output("config", "--format", "json")))
 
     def require_valid(self) -> None:
         """Raise CommandError where Compose refuses its files."""

@@ -1,6 +1,7 @@
 """`greenstack COMMAND`: the commands that the Makefile calls."""
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from greenstack.cli import (
     local,
     reference,
     rollout,
+    swarm,
     top,
     versions,
 )
@@ -205,6 +207,21 @@ def scale(number: Annotated[str, typer.Argument(metavar="N")] = "", profile: Pro
             _require_fit(chosen)
         rollout.scale(replicas, count)
     say(f"replicas: {', '.join(replicas.running())}")
+
+
+@app.command("swarm")
+def deploy_to_swarm(
+    dry_run: Annotated[bool, typer.Option(envvar="DRY_RUN", help="print the file for docker stack deploy")] = False,
+    profile: Profile = "",
+) -> None:
+    """Deploy the stack to a Swarm: an app and an nginx on each node."""
+    chosen = environment.resolve(profile)
+    if dry_run:
+        print(json.dumps(swarm.derived(chosen).content, indent=2))
+        return
+    with _alone(chosen):
+        swarm.deploy(chosen)
+    say(f"every node serves it, at port {chosen.http_port}")
 
 
 @app.command()

@@ -2,11 +2,14 @@
 
 Runs every few seconds for as long as the container lives: nothing but built-in modules, so that it costs
 a few milliseconds. Another worker class (`GUNICORN_CMD_ARGS`) knows no `/readyz` and counts as ready when it answers.
+
+`healthcheck.py 3` says so 3 seconds later: Swarm then stops the old replica at once, and nginx has found the new one.
 """
 
 import os
 import socket
 import sys
+import time
 
 TIMEOUT = 4  # s; below the 5 s after which Docker gives up
 
@@ -33,6 +36,9 @@ if __name__ == "__main__":
     bind = environ.get("BIND") or f"{environ.get('HOST') or '0.0.0.0'}:{environ.get('PORT') or '8080'}"  # noqa: S104
     try:
         answer = status(bind)
-        sys.exit(0 if answer in (200, 404) else f"{bind}: GET /readyz was answered with {answer}")
     except OSError as error:
         sys.exit(f"{bind}: {error}")
+    if answer not in (200, 404):
+        sys.exit(f"{bind}: GET /readyz was answered with {answer}")
+    if sys.argv[1:]:
+        time.sleep(float(sys.argv[1]))

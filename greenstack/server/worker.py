@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from gunicorn.arbiter import Arbiter
 from uvicorn.protocols.http import flow_control, httptools_impl
@@ -323,7 +323,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         self.pulse = Pulse(slot, resident_memory)
         time_collector(slot)
         # What Uvicorn answers above LIMIT_CONCURRENCY, before it asks the application.
-        httptools_impl.service_unavailable = count_requests(flow_control.service_unavailable, slot)  # type: ignore
+        protocol: Any = httptools_impl
+        protocol.service_unavailable = count_requests(cast("ASGIApp", flow_control.service_unavailable), slot)
         return Exposition(count_requests(app, slot), self._registry)
 
     def _registry(self) -> "CollectorRegistry":

@@ -73,16 +73,18 @@ def test_draining_a_node_loses_no_request(cluster: Cluster, judge: Judge) -> Non
     judge(f"drain of a node with {moved} of 4 pods", load.result)
 
 
+def replace_each(cluster: Cluster) -> None:
+    """Delete one pod after the other, each once the one before has a successor that serves."""
+    for pod in cluster.ready():
+        cluster.kubectl("delete", "pod", pod, "--wait=false")
+        until(
+            lambda pod=pod: pod not in cluster.ready() and len(cluster.ready()) == 2, "another serves", 120, every=0.5
+        )
+
+
 def test_deleted_pods_lose_no_request(cluster: Cluster, judge: Judge) -> None:
     with under_load(cluster) as load:
-        for pod in cluster.ready():
-            cluster.kubectl("delete", "pod", pod, "--wait=false")
-            until(
-                lambda pod=pod: pod not in cluster.ready() and len(cluster.ready()) == 2,
-                "another serves",
-                120,
-                every=0.5,
-            )
+        replace_each(cluster)
         cluster.settle(2)
     judge("deletion of 2 pods, one after the other", load.result)
 
@@ -130,14 +132,13 @@ def test_requests_are_lost_without_the_stop_hooks(cluster: Cluster, figure: AddF
     cluster.kubectl("patch", DEPLOYMENT, "--patch", json.dumps({"spec": {"template": {"spec": {"containers": bare}}}}))
     cluster.settle(2)
     try:
-        with Load(cluster.address, rate=100, connections=16) as load:
-            for _ in range(3):
-                load.wait_for_more(200)
-                cluster.kubectl("delete", "pod", *cluster.ready(), "--wait=false")
-                cluster.settle(2)
+        with under_load(cluster) as load:
+            for _ in range(5):  # whether a request meets the gap is a matter of luck
+                if not load.result.failures:
+                    replace_each(cluster)
     finally:
         cluster.k8s()
-    _lost("without preStop, pods deleted 3 times", load.result, figure)
+    _lost("pods without preStop, deleted one after the other", load.result, figure)
 
 
 def _lost(case: str, result: Result, figure: AddFigure) -> None:

@@ -12,13 +12,13 @@ from rich.console import Console
 
 pytest.importorskip("scipy")  # of requirements/loadtest.txt, as all of `make bench`
 
-from benchmarks.counting import table
+from benchmarks.counting import Measured, table
 from benchmarks.load import counting
 from tests.support.processes import ROOT
 
 
 def test_the_medians_of_rounds_are_shown() -> None:
-    rounds = [
+    rounds: list[dict[str, Measured]] = [
         {way: {"base": 60.0, "added": added, "scrape": told, "memory": told} for way in counting.WAYS}
         for added, told in ((1.0, 4.0), (2.5, 4.0), (30.0, 7.0))
     ]
@@ -30,7 +30,9 @@ def test_the_medians_of_rounds_are_shown() -> None:
 
 
 def test_what_a_way_lacks_is_a_dash() -> None:
-    measured = {way: {"base": 60.0, "added": 1.0, "scrape": None, "memory": None} for way in counting.WAYS}
+    measured: dict[str, Measured] = {
+        way: {"base": 60.0, "added": 1.0, "scrape": None, "memory": None} for way in counting.WAYS
+    }
     assert [next(iter(column.cells)) for column in table([measured]).columns[2:]] == ["–", "–"]
 
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prometheus_client import multiprocess, values
 from prometheus_client.core import Metric
@@ -24,7 +24,10 @@ _MEMORY = Path("/dev/shm")  # noqa: S108
 _log = logging.getLogger("gunicorn.error")
 
 
-class File(MmapedDict):  # type: ignore[misc]  # no types there
+_Library: Any = MmapedDict  # its methods have no types
+
+
+class File(_Library):  # type: ignore[misc]
     """A file of the library's that takes its memory before it writes there.
 
     The library's own leaves that to the kernel, which ends a process that writes where there is no memory left
@@ -86,7 +89,8 @@ class Shared:
         self.slot = 0  # the arbiter's; a preloaded application makes its metrics there
         self.folder = Path(tempfile.mkdtemp(prefix="metrics-", dir=_MEMORY if _MEMORY.is_dir() else None))
         os.environ[FOLDER] = str(self.folder)
-        values.MmapedDict = File
+        library: Any = values
+        library.MmapedDict = File
         values.ValueClass = values.MultiProcessValue(lambda: self.slot)
 
     def enter(self, slot: int) -> None:

@@ -1,0 +1,114 @@
+"""What is refused before a Swarm is asked, and what is said of a stack that does not come up."""
+
+from typing import Any
+
+import pytest
+
+from greenstack.cli import docker, swarm
+from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment
+from greenstack.cli.swarm import Stack
+
+IMAGES = {"IMAGE": "registry.example/app:1", "EDGE_IMAGE": "registry.example/nginx:1"}
+
+
+def environment(**values: str) -> Environment:
+    return Environment("", (), values, {}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"EDGE_IMAGE": "x"}, "IMAGE: is not set; nodes take the image of app from a registry"),
+        ({"IMAGE": "x"}, "EDGE_IMAGE: is not set; nodes take the image of nginx from a registry"),
+        ({**IMAGES, "TLS": "acme", "SERVER_NAME": "a.example", "ACME_EMAIL": "a@a.example"}, "TLS=acme: certbot needs"),
+        (
+            {**IMAGES, "TRUSTED_PROXIES": "10.0.0.1,host", "HTTP_HOST": "127.0.0.1"},
+            "TRUSTED_PROXIES=10.0.0.1,host: a node is published at every",
+        ),
+        ({**IMAGES, "MAX_WORKERS": "zero"}, "MAX_WORKERS=zero: not a whole number"),
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, str], line: str) -> None:
+    with pytest.raises(CommandError) as failure:
+        swarm.derived(environment(**values))
+    assert len(failure.value.lines) == 1
+    assert failure.value.lines[0].startswith(line)
+    assert failure.value.status == 2
+
+
+def test_an_engine_outside_a_swarm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "output", lambda *arguments: "false\n")
+    with pytest.raises(CommandError, match="no manager of a Swarm"):
+        swarm._nodes()
+
+
+@pytest.mark.parametrize(("nodes", "here"), [(1, False), (3, True)])
+def test_an_image_that_nodes_cannot_pull_is_refused(monkeypatch: pytest.MonkeyPatch, nodes: int, here: bool) -> None:
+    monkeypatch.setattr(docker, "pull", lambda name: "no such host")
+    monkeypatch.setattr(docker, "has_image", lambda name: here)
+    with pytest.raises(CommandError, match="IMAGE=shop:1: cannot be pulled: no such host; allowed: an image of app"):
+        swarm._get("IMAGE", "shop:1", nodes, "app")
+
+
+def test_the_only_node_may_have_the_image(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(docker, "pull", lambda name: "no such host")
+    monkeypatch.setattr(docker, "has_image", lambda name: True)
+    swarm._get("IMAGE", "shop:1", 1, "app")
+    assert "the only node has it already" in capsys.readouterr().out
+
+
+class Said(Stack):
+    """A stack of which Swarm says this: the app's update, and its tasks."""
+
+    said: Any
+
+    def __init__(self, update: str, tasks: list[dict[str, str]], counts: tuple[int, int] = (3, 3)) -> None:
+        super().__init__("shop")
+        state = {"UpdateStatus": {"State": update}, "PreviousSpec": {}} if update else {}
+        object.__setattr__(self, "said", ({"shop_app": state}, tasks, {"shop_app": counts}))
+
+    def services(self) -> dict[str, Any]:
+        return dict(self.said[0])
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return list(self.said[1])
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        return dict(self.said[2])
+
+    def outdated(self, services: dict[str, Any]) -> bool:
+        return False
+
+
+def failed(number: int) -> dict[str, str]:
+    name, error = f"shop_app.n{number}", '"task: non-zero exit (2)"'
+    return {"ID": f"t{number}", "Name": name, "Node": f"n{number}", "CurrentState": "Failed 2 s ago", "Error": error}
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "service_log", lambda name: [f"log of {name}"])
+
+
+@pytest.mark.usefixtures("logs")
+def test_a_rollback_is_told_with_its_reason() -> None:
+    with pytest.raises(CommandError) as failure:
+        swarm._follow(Said("rollback_completed", [failed(2), failed(1)]), {"t2"}, 1)
+    expected = ("log of t1", "shop_app on n1: task: non-zero exit (2)", "Swarm has brought the version before back")
+    assert failure.value.lines == expected
+
+
+@pytest.mark.usefixtures("logs")
+def test_a_new_stack_that_fails_is_given_up() -> None:
+    with pytest.raises(CommandError, match="docker stack rm shop"):
+        swarm._follow(Said("", [failed(1), failed(2), failed(3)], (0, 3)), set(), 30)
+
+
+def test_one_failure_of_a_new_stack_is_borne() -> None:
+    swarm._follow(Said("", [failed(1)]), set(), 1)
+
+
+def test_a_stack_that_stays_incomplete_is_told() -> None:
+    with pytest.raises(CommandError, match="not all of it runs after 0 s: docker stack ps shop"):
+        swarm._follow(Said("completed", [], (2, 3)), set(), 0)

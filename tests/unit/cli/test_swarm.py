@@ -109,7 +109,7 @@ def test_an_update_that_stays_half_way_is_not_called_a_rollback(state: str) -> N
 
 def test_a_job_that_was_left_behind_is_not_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments[:2])) or "")
+    monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments[:2])))
     monkeypatch.setattr(docker, "service_log", lambda _: [])
     ended = [{"ID": "t", "Name": "shop_prepare.1", "CurrentState": "Complete 1 s ago"}]
     monkeypatch.setattr(Stack, "ended", lambda *_: ended)

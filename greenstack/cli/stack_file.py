@@ -71,17 +71,14 @@ def derive(config: Mapping[str, Any], images: Mapping[str, str], root: Path) -> 
 def running_once(content: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
     """Return a file that has a job in the place of the app and nginx: it runs `command` once, as the app would run."""
     services = content["services"]
+    kept = {key: value for key, value in services["app"]["deploy"].items() if key in ("placement", "resources")}
     program, *arguments = (word.replace("$", "$$") for word in command)  # else the shell's that deploys is put in
     job = {
         **services["app"],
         "entrypoint": [program],
         "command": arguments,
         "healthcheck": {"disable": True},
-        "deploy": {
-            "mode": "replicated-job",
-            "resources": services["app"]["deploy"]["resources"],
-            "restart_policy": {"condition": "none"},
-        },
+        "deploy": {**kept, "mode": "replicated-job", "restart_policy": {"condition": "none"}},
     }
     others = {name: each for name, each in services.items() if name not in ("app", "nginx")}
     return {**content, "services": {**others, ONCE: job}}
@@ -222,6 +219,8 @@ def _notes(config: Mapping[str, Any], root: Path) -> Iterator[str]:
                 f"{name} is published at every address of each node, not at {address} alone: Swarm has no such choice; "
                 "let a firewall admit those who may connect"
             )
+        for options in (each for each in service.get("tmpfs", ()) if ":" in each):
+            yield f"tmpfs {options} ({name}): its options are left out, so its size has no limit"
         for volume in service.get("volumes", ()):
             if volume["type"] == "bind" and not Path(volume["source"]).is_relative_to(root):
                 yield f"{name} mounts {volume['source']}: each node must have it"

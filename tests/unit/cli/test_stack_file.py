@@ -44,7 +44,9 @@ def test_no_limit_of_cpus_is_none() -> None:
 
 
 def test_tmpfs_becomes_a_volume() -> None:
-    found = app(tmpfs=["/run/x:size=1m"])
+    file = derived(tmpfs=["/run/x:size=1m"])
+    assert file.notes == ["tmpfs /run/x:size=1m (app): its options are left out, so its size has no limit"]
+    found = file.content["services"]["app"]
     assert found["volumes"] == [{"type": "tmpfs", "target": "/run/x"}]
     assert "tmpfs" not in found
 
@@ -68,6 +70,12 @@ def test_a_port_of_this_machine_alone_is_not_opened() -> None:
     file = derived(others={"db": service("postgres", ports=[port])})
     assert "ports" not in file.content["services"]["db"]
     assert [note for note in file.notes if note.startswith("db is not published")]
+
+
+def test_a_job_runs_on_the_nodes_of_the_app() -> None:
+    placement = {"constraints": ["node.labels.web==true"]}
+    services = stack_file.running_once(derived(deploy={"placement": placement}).content, ["true"])["services"]
+    assert services["prepare"]["deploy"]["placement"] == placement
 
 
 def test_a_job_leaves_variables_to_its_own_shell() -> None:

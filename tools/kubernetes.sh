@@ -93,15 +93,15 @@ build() {
     # Its makefile wants to be below a GOPATH. Generated code is made on the way, so plain `go build` would not do.
     mkdir -p "$tmp/source/.go/src/k8s.io"
     ln -s ../../.. "$tmp/source/.go/src/k8s.io/kubernetes"
-    (
+    ( # && because `set -e` is not in force on the left of ||
         export PATH="$tmp/go/usr/lib/go-1.19/bin:$PATH" HOME="$tmp" GOPATH="$tmp/source/.go" GOCACHE="$tmp/gocache" \
             GO111MODULE=off GOFLAGS=-mod=vendor CGO_ENABLED=0
-        cd "$tmp/source"
-        make WHAT="cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-scheduler cmd/kubelet cmd/kube-proxy"
-        mv _output/local/bin/linux/*/kube* "$CACHE/bin/"
-        mkdir "$tmp/pause"
-        pause_program >"$tmp/pause/main.go"
-        cd "$tmp/pause" && GOFLAGS='' go build -ldflags '-s -w' -o "$CACHE/bin/pause" main.go
+        cd "$tmp/source" &&
+            make WHAT="cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-scheduler cmd/kubelet cmd/kube-proxy" &&
+            mv _output/local/bin/linux/*/kube* "$CACHE/bin/" &&
+            mkdir "$tmp/pause" &&
+            pause_program >"$tmp/pause/main.go" &&
+            cd "$tmp/pause" && GOFLAGS='' go build -ldflags '-s -w' -o "$CACHE/bin/pause" main.go
     ) >"$CACHE/build.log" 2>&1 ||
         { tail -n 20 "$CACHE/build.log" >&2; die "Kubernetes was not built: the end of its log is above"; }
     : >"$CACHE/done-$VERSION"
@@ -188,11 +188,11 @@ certificate() {
 keys() {
     mkdir "$STATE/pki"
     (
-        cd "$STATE/pki"
-        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=greenstack-test
-        certificate server /CN=kubernetes "IP:$SERVICES.0.1,IP:127.0.0.1,IP:$NET.1,IP:$NET.2,DNS:kubernetes"
-        certificate admin /O=system:masters/CN=admin
-        openssl genrsa -out accounts.key 2048
+        cd "$STATE/pki" &&
+            openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj /CN=greenstack-test &&
+            certificate server /CN=kubernetes "IP:$SERVICES.0.1,IP:127.0.0.1,IP:$NET.1,IP:$NET.2,DNS:kubernetes" &&
+            certificate admin /O=system:masters/CN=admin &&
+            openssl genrsa -out accounts.key 2048
     ) >"$STATE/pki/log" 2>&1 || die "openssl made no keys: see $STATE/pki/log"
     cat >"$KUBECONFIG" <<EOF
 apiVersion: v1
@@ -294,7 +294,7 @@ EOF
 nodes_ready() { [ "$(kubectl get nodes --no-headers | grep -c ' Ready')" = 2 ]; }
 
 up() {
-    if [ -e "$KUBECONFIG" ]; then
+    if [ -e "$STATE" ]; then
         nodes_ready 2>/dev/null || die "$STATE is there and the cluster does not answer: tools/kubernetes.sh down"
     else
         mkdir -p "$STATE/n1" "$STATE/n2"
@@ -372,13 +372,16 @@ down() {
     for name in gsk1 gsk2 "$SWITCH"; do [ ! -e "/run/netns/$name" ] || ip netns del "$name"; done
     ip link del gsk-host 2>/dev/null || true
     docker image rm greenstack.test/pause:1 >/dev/null 2>&1 || true
-    rm -rf "$STATE"
+    rm -rf --one-file-system "$STATE"
 }
 
 need_debian_root
 case ${1:-} in
     build) build ;;
-    up) build && up ;;
+    up)
+        build >&2 # on a line of its own: `set -e` is not in force on the left of &&
+        up
+        ;;
     load) shift && load "$@" ;;
     cut) ip -n "$SWITCH" link set k2 down ;;
     mend) ip -n "$SWITCH" link set k2 up ;;

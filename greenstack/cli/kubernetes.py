@@ -35,18 +35,28 @@ HOPELESS = {
     "CreateContainerConfigError",
 }
 # What Compose or the engine does with these, a cluster does by its own means.
-NO_EFFECT = ("HTTP_HOST", "HTTP_PORT", "METRICS_PORT", "METRICS_RETENTION", "NETWORK_INTERNAL", "PIDS_LIMIT")
+NO_EFFECT = (
+    *("HTTP_HOST", "HTTP_PORT", "LOG_MAX_FILE", "LOG_MAX_SIZE", "METRICS", "METRICS_PORT"),
+    *("METRICS_RETENTION", "NETWORK_INTERNAL", "NGINX_MEMORY_LIMIT", "PIDS_LIMIT"),
+)
 
 
 def apply(environment: Environment) -> None:
     """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
     require(environment)
-    before = _get(DEPLOYMENT)
-    documents = render(environment, replicas=before["spec"]["replicas"] if before else None)
+    documents = render(environment)
+    _apply(documents, "--dry-run=server")  # what the cluster refuses is refused before `PRE_DEPLOY`, and all of it
     _prepare(environment, documents)
-    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind != "Job"))
+    before = _get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
+    _apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
     if fault := _await_rollout():
         raise CommandError(fault, *_go_back(before))
+
+
+def _apply(documents: Sequence[tuple[str, str]], *options: str) -> None:
+    """Apply all but the job of `PRE_DEPLOY`."""
+    text = "---\n".join(text for kind, text in documents if kind != "Job")
+    _kubectl("apply", "--filename=-", *options, text=text)
 
 
 def require(environment: Environment) -> None:
@@ -73,16 +83,15 @@ def literal_faults(environment: Environment) -> Iterator[str]:
         label = _label(file)
         for number, line in enumerate(file.read_text().splitlines(), 1):
             text = line.lstrip()
-            if not text or text.startswith("#"):
-                continue
             name, sign, value = text.partition("=")
+            if not sign or text.startswith("#"):  # other lines are no assignments, and have been refused
+                continue
             if name.startswith("export "):
                 yield f"{label}:{number}: {name}: Kubernetes would make `export` part of the name; allowed: NAME=…"
-            elif not sign or re.match(r"""["']|.*\s#|.*\$""", value):
-                shown = f"{name}={masked(name, value)}" if sign else name
+            elif re.match(r"""["']|.*\s#|.*\$""", value):
                 yield (
-                    f"{label}:{number}: {shown}: Kubernetes would read it as it stands, with quotes, comments and $; "
-                    f"allowed: the bare value, or env/{environment.profile}.local.env"
+                    f"{label}:{number}: {name}={masked(name, value)}: Kubernetes would read it as it stands, with "
+                    f"quotes, comments and $; allowed: the bare value, or env/{environment.profile}.local.env"
                 )
 
 
@@ -108,8 +117,18 @@ def _misfits(environment: Environment) -> Iterator[str]:
         yield f"TLS={values['TLS']}: in a cluster its ingress or gateway ends TLS; allowed: off"
     if values.get("STATIC_PATH"):
         yield f"STATIC_PATH={values['STATIC_PATH']}: a pod has no folder of files; allowed: unset"
-    if not (values.get("BIND") or "unix:/run/app/").startswith("unix:/run/app/"):
+    # Set but empty, these two would hide what pod.env says.
+    if not values.get("BIND", "unix:/run/app/").startswith("unix:/run/app/"):
         yield f"BIND={values['BIND']}: a pod's nginx and app share the folder /run/app; allowed: unset"
+    if (trusted := values.get("FORWARDED_ALLOW_IPS", "*")) != "*":
+        yield f"FORWARDED_ALLOW_IPS={trusted}: a unix socket's peer has no address; allowed: unset, or *"
+    if "host" in values.get("TRUSTED_PROXIES", "").replace(",", " ").split():
+        yield (
+            f"TRUSTED_PROXIES={values['TRUSTED_PROXIES']}: nodes can show anybody with the address that `host` means; "
+            "allowed: the network of the ingress controller's or gateway's pods"
+        )
+    if values.get("STICKY") in ("cookie", "address"):
+        yield f"STICKY={values['STICKY']}: the service chooses the pod, before nginx does; allowed: off"
     if "compose.dev.yaml" in values.get("COMPOSE_FILE", ""):
         yield f"PROFILE={environment.profile}: mounts the code of this folder; allowed: a profile that runs an image"
 

@@ -71,17 +71,14 @@ def derive(config: Mapping[str, Any], images: Mapping[str, str], root: Path) -> 
 def running_once(content: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
     """Return a file that has a job in the place of the app and nginx: it runs `command` once, as the app would run."""
     services = content["services"]
-    program, *arguments = command
+    kept = {key: value for key, value in services["app"]["deploy"].items() if key in ("placement", "resources")}
+    program, *arguments = (word.replace("$", "$$") for word in command)  # else the shell's that deploys is put in
     job = {
         **services["app"],
         "entrypoint": [program],
         "command": arguments,
         "healthcheck": {"disable": True},
-        "deploy": {
-            "mode": "replicated-job",
-            "resources": services["app"]["deploy"]["resources"],
-            "restart_policy": {"condition": "none"},
-        },
+        "deploy": {**kept, "mode": "replicated-job", "restart_policy": {"condition": "none"}},
     }
     others = {name: each for name, each in services.items() if name not in ("app", "nginx")}
     return {**content, "services": {**others, ONCE: job}}
@@ -99,7 +96,7 @@ def _service(
         )
     # A name without a value would take the one of the shell that deploys.
     result["environment"] = {key: value for key, value in service.get("environment", {}).items() if value is not None}
-    result["ports"] = [_port(each) for each in service.get("ports", ())]
+    result["ports"] = [_port(each) for each in service.get("ports", ()) if not _is_private(name, each)]
     result["volumes"] = list(_volumes(name, service, root))
     if any(Path(each.get("source", "")) == root / "secrets" for each in service.get("volumes", ())):
         result["secrets"] = [*result.get("secrets", ()), *({"source": each, "target": each} for each in secrets)]
@@ -145,12 +142,15 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _port(port: Mapping[str, Any]) -> dict[str, Any]:
     # By the node's own port, so that a client's address stays what it is, and a load balancer sees each node.
-    return {
-        "mode": "host",
-        "target": port["target"],
-        "published": int(port["published"]),
-        "protocol": port.get("protocol", "tcp"),
-    }
+    result: dict[str, Any] = {"mode": "host", "target": port["target"], "protocol": port.get("protocol", "tcp")}
+    if published := str(port.get("published", "")):  # else the node chooses one
+        result["published"] = int(published) if published.isdecimal() else published
+    return result
+
+
+def _is_private(name: str, port: Mapping[str, Any]) -> bool:
+    """Return whether a port is for its own machine alone: a database's, say. Nobody would reach a node's nginx then."""
+    return name != "nginx" and str(port.get("host_ip", "")).startswith(("127.", "::1"))
 
 
 def _volumes(name: str, service: Service, root: Path) -> Iterator[dict[str, Any]]:
@@ -210,11 +210,17 @@ def _notes(config: Mapping[str, Any], root: Path) -> Iterator[str]:
         instead = f"; {INSTEAD[key]}" if key in INSTEAD else ""
         yield f"{key} ({names}): Swarm has no such thing, it is left out{instead}"
     for name, service in services.items():
-        for address in sorted({each["host_ip"] for each in service.get("ports", ()) if each.get("host_ip")}):
+        private = [each["target"] for each in service.get("ports", ()) if _is_private(name, each)]
+        if private:
+            yield f"{name} is not published: Swarm would open its port {private[0]} at every address of its node"
+        public = [each for each in service.get("ports", ()) if not _is_private(name, each)]
+        for address in sorted({each["host_ip"] for each in public if each.get("host_ip")}):
             yield (
                 f"{name} is published at every address of each node, not at {address} alone: Swarm has no such choice; "
                 "let a firewall admit those who may connect"
             )
+        for options in (each for each in service.get("tmpfs", ()) if ":" in each):
+            yield f"tmpfs {options} ({name}): its options are left out, so its size has no limit"
         for volume in service.get("volumes", ()):
             if volume["type"] == "bind" and not Path(volume["source"]).is_relative_to(root):
                 yield f"{name} mounts {volume['source']}: each node must have it"

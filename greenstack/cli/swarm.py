@@ -15,7 +15,7 @@ from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked
 from greenstack.cli.stack_file import StackFile
 from greenstack.cli.wait import wait_until
-from greenstack.server.settings import Settings, parse_duration
+from greenstack.server.settings import parse_duration
 
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
@@ -76,7 +76,7 @@ def deploy(environment: Environment) -> None:
         say("nginx has a new image or settings: one node after the other refuses connections for a second or two then,")
         say("or for as long as a request that began just before takes")
     # At the longest a node starts, and stops, as slowly as it may.
-    longest = _seconds(environment, "START_TIMEOUT") + _seconds(environment, "STOP_GRACE_PERIOD")
+    longest = int(environment.value("START_TIMEOUT")) + parse_duration(environment.value("STOP_GRACE_PERIOD"))
     _follow(stack, known, nodes * longest)
 
 
@@ -91,8 +91,10 @@ def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
     The stack's other services come first: among them may be the database that it is for.
     """
     say(f"running {masked('PRE_DEPLOY', command)}")
-    _apply(stack.name, stack_file.running_once(file.content, shlex.split(command)))
     name = f"{stack.name}_{stack_file.ONCE}"
+    if name in stack.services():  # of a run that was killed: its end is not this one's
+        docker.output("service", "rm", name)
+    _apply(stack.name, stack_file.running_once(file.content, shlex.split(command)))
     try:
         wait_until(lambda: stack.ended(name), math.inf, POLL)
         task = stack.ended(name)[0]
@@ -103,11 +105,6 @@ def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
     if _failed(task):
         line = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: {_error(task)}: its output is above"
         raise CommandError(line, "the app and nginx are not changed")
-
-
-def _seconds(environment: Environment, name: str) -> float:
-    value = str(environment.values.get(name) or Settings.model_fields[name.lower()].default)
-    return parse_duration(value) if not value.isdecimal() else float(value)
 
 
 def _nodes() -> int:
@@ -201,7 +198,9 @@ def _follow(stack: Stack, known: set[str], seconds: float) -> None:
         services = stack.services()
         states = {name: each.get("UpdateStatus", {}).get("State", "") for name, each in services.items()}
         if ended := [name for name, state in states.items() if state in ENDED]:
-            raise _failure(stack, known, ended[0], "Swarm has brought the version before back")
+            back = states[ended[0]] == "rollback_completed"
+            stopped = f"Swarm has stopped its update half-way: docker service ps {ended[0]}"
+            raise _failure(stack, known, ended[0], "Swarm has brought the version before back" if back else stopped)
         failures = [task for task in stack.tasks() if task["ID"] not in known and _failed(task)]
         for name in [name for name, each in services.items() if "PreviousSpec" not in each]:
             if sum(_service(task) == name for task in failures) >= FAILURES:

@@ -93,9 +93,8 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Swarm]:
     if reason := _missing():
         pytest.skip(reason)
     images = {"app": with_probe(request.getfixturevalue("app_image")), "nginx": request.getfixturevalue("nginx_image")}
-    subprocess.run([SWARM, "down"], check=True)  # what a run left behind that was killed
+    subprocess.run([SWARM, "up"], check=True)  # not where one is up already: it may be somebody's
     try:
-        subprocess.run([SWARM, "up"], check=True)
         names = {name: f"{REGISTRY}/{name}:{os.environ[RUN]}" for name in images}
         stack = Swarm(f"{os.environ[RUN]}-swarm", {**SETTINGS, "IMAGE": names["app"], "EDGE_IMAGE": names["nginx"]})
         stack.address = (NODES[0], stack.port)

@@ -9,6 +9,7 @@ import yaml
 from greenstack.cli import kubernetes
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
+from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings, parse_duration, parse_size
 from tests.support.programs import needs
 
@@ -65,9 +66,11 @@ def test_the_local_file_may_use_quotes(overlay: Path) -> None:
     assert list(kubernetes.literal_faults(profile(overlay, "", "A='b'\n"))) == []
 
 
-def test_a_secret_is_not_shown_in_a_fault(overlay: Path) -> None:
-    (fault,) = kubernetes.literal_faults(profile(overlay, "DB_PASSWORD='hunter2'\n"))
-    assert "hunter2" not in fault
+@pytest.mark.parametrize("line", ["DB_PASSWORD='hunter2'", 'TLS_PEM="-----BEGIN\nhunter2\n-----END"', "hunter2"])
+def test_a_secret_is_not_shown_in_a_fault(overlay: Path, line: str) -> None:
+    faults = refusal(profile(overlay, f"{line}\n"))
+    assert faults[0].startswith("env/x.env:1: ")
+    assert "hunter2" not in "".join(faults)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +81,23 @@ def test_a_secret_is_not_shown_in_a_fault(overlay: Path) -> None:
         ({"TLS": "acme", "SERVER_NAME": "a.example"}, "TLS=acme: in a cluster its ingress or gateway ends TLS"),
         ({"STATIC_PATH": "/static"}, "STATIC_PATH=/static: a pod has no folder of files"),
         ({"BIND": "0.0.0.0:8080"}, "BIND=0.0.0.0:8080: a pod's nginx and app share the folder /run/app"),
+        ({"BIND": ""}, "BIND=: a pod's nginx and app share the folder /run/app"),
+        ({"FORWARDED_ALLOW_IPS": ""}, "FORWARDED_ALLOW_IPS=: a unix socket's peer has no address"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8,host"}, "TRUSTED_PROXIES=10.0.0.0/8,host: nodes can show anybody"),
+        ({"STICKY": "cookie", "MAX_WORKERS": "1"}, "STICKY=cookie: the service chooses the pod"),
         ({"COMPOSE_FILE": "compose.yaml:compose.dev.yaml"}, "PROFILE=x: mounts the code of this folder"),
         ({"MAX_WORKERS": "zero"}, "MAX_WORKERS=zero: not a whole number"),
     ],
 )
 def test_what_pods_cannot_follow_is_refused(overlay: Path, setting: dict[str, str], fault: str) -> None:
     assert [line for line in refusal(profile(overlay, **setting)) if line.startswith(fault)]
+
+
+@pytest.mark.parametrize(("setting", "count"), [({}, 2), ({"WEB_CONCURRENCY": "8"}, 8), ({"MAX_WORKERS": "3"}, 3)])
+def test_a_profile_sets_the_workers_of_a_pod(setting: dict[str, str], count: int) -> None:
+    lines = (kubernetes.FOLDER / "pod.env").read_text().splitlines()
+    pod = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert worker_count(Settings.from_environ({**pod, **setting})).count == count
 
 
 def test_a_profile_has_to_be_named(tmp_path: Path) -> None:
@@ -150,6 +164,39 @@ def test_pre_deploy_is_a_job_of_the_new_image(overlay: Path) -> None:
 def test_a_value_of_two_lines_is_refused(overlay: Path) -> None:
     with pytest.raises(CommandError, match=r"KEY_PEM=.*more than a line"):
         kubernetes.render(profile(overlay, "", 'KEY_PEM="a\nb"\n'))
+
+
+class Kubectl:
+    """Notes what is asked of it, and refuses what begins like `refused`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
+        self.asked: list[str] = []
+        self.refused = refused
+        monkeypatch.setattr(kubernetes, "require", lambda _: None)
+        monkeypatch.setattr(kubernetes, "_kubectl", self)
+
+    def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        if arguments[0] == "kustomize":
+            return "kind: Deployment\n---\nkind: Job\n"
+        self.asked.append(f"{' '.join(arguments)} {' '.join((text or '').split())}".strip())
+        if self.asked[-1].startswith(self.refused):
+            raise CommandError("no matches for kind")
+        return ""
+
+
+def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="apply")
+    with pytest.raises(CommandError, match="no matches for kind"):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    assert kubectl.asked == ["apply --filename=- --dry-run=server kind: Deployment"]
+
+
+def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda: None)
+    kubernetes.apply(profile(overlay))
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "PRE_DEPLOY", "get", "apply"]
 
 
 def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:

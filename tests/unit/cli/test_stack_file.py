@@ -44,17 +44,43 @@ def test_no_limit_of_cpus_is_none() -> None:
 
 
 def test_tmpfs_becomes_a_volume() -> None:
-    found = app(tmpfs=["/run/x:size=1m"])
+    file = derived(tmpfs=["/run/x:size=1m"])
+    assert file.notes == ["tmpfs /run/x:size=1m (app): its options are left out, so its size has no limit"]
+    found = file.content["services"]["app"]
     assert found["volumes"] == [{"type": "tmpfs", "target": "/run/x"}]
     assert "tmpfs" not in found
 
 
 def test_ports_are_the_nodes_own() -> None:
-    port = {"mode": "ingress", "host_ip": "127.0.0.1", "target": 8080, "published": "80", "protocol": "tcp"}
+    port = {"mode": "ingress", "host_ip": "10.0.0.1", "target": 8080, "published": "80", "protocol": "tcp"}
     file = derived(ports=[port])
     ports = file.content["services"]["app"]["ports"]
     assert ports == [{"mode": "host", "target": 8080, "published": 80, "protocol": "tcp"}]
-    assert any("every address of each node, not at 127.0.0.1 alone" in note for note in file.notes)
+    assert any("every address of each node, not at 10.0.0.1 alone" in note for note in file.notes)
+
+
+def test_a_port_that_nobody_chose_is_the_nodes_choice() -> None:
+    assert app(ports=[{"mode": "ingress", "target": 9000}])["ports"] == [
+        {"mode": "host", "target": 9000, "protocol": "tcp"}
+    ]
+
+
+def test_a_port_of_this_machine_alone_is_not_opened() -> None:
+    port = {"mode": "ingress", "host_ip": "127.0.0.1", "target": 5432, "published": "5432", "protocol": "tcp"}
+    file = derived(others={"db": service("postgres", ports=[port])})
+    assert "ports" not in file.content["services"]["db"]
+    assert [note for note in file.notes if note.startswith("db is not published")]
+
+
+def test_a_job_runs_on_the_nodes_of_the_app() -> None:
+    placement = {"constraints": ["node.labels.web==true"]}
+    services = stack_file.running_once(derived(deploy={"placement": placement}).content, ["true"])["services"]
+    assert services["prepare"]["deploy"]["placement"] == placement
+
+
+def test_a_job_leaves_variables_to_its_own_shell() -> None:
+    job = stack_file.running_once(derived().content, ["sh", "-c", "echo $HOME"])["services"]["prepare"]
+    assert job["command"] == ["-c", "echo $$HOME"]
 
 
 def test_an_unset_variable_is_left_out() -> None:

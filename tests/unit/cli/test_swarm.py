@@ -7,6 +7,7 @@ import pytest
 from greenstack.cli import docker, swarm
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
+from greenstack.cli.stack_file import StackFile
 from greenstack.cli.swarm import Stack
 
 IMAGES = {"IMAGE": "registry.example/app:1", "EDGE_IMAGE": "registry.example/nginx:1"}
@@ -97,6 +98,24 @@ def test_a_rollback_is_told_with_its_reason() -> None:
         swarm._follow(Said("rollback_completed", [failed(2), failed(1)]), {"t2"}, 1)
     expected = ("log of t1", "shop_app on n1: task: non-zero exit (2)", "Swarm has brought the version before back")
     assert failure.value.lines == expected
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("state", ["paused", "rollback_paused"])
+def test_an_update_that_stays_half_way_is_not_called_a_rollback(state: str) -> None:
+    with pytest.raises(CommandError, match="stopped its update half-way: docker service ps shop_app"):
+        swarm._follow(Said(state, []), set(), 1)
+
+
+def test_a_job_that_was_left_behind_is_not_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments[:2])))
+    monkeypatch.setattr(docker, "service_log", lambda _: [])
+    ended = [{"ID": "t", "Name": "shop_prepare.1", "CurrentState": "Complete 1 s ago"}]
+    monkeypatch.setattr(Stack, "ended", lambda *_: ended)
+    monkeypatch.setattr(Stack, "services", lambda _: {"shop_prepare": {}})
+    swarm._prepare(Stack("shop"), StackFile("shop", {"services": {"app": {"deploy": {"resources": {}}}}}), "true")
+    assert asked == ["service rm", "stack deploy", "service rm"]
 
 
 @pytest.mark.usefixtures("logs")

@@ -111,7 +111,7 @@ def up(compose: Compose) -> None:
             if compose.environment.values.get("TLS") == "files":
                 _try_nginx(compose)
             say("starting")
-            _prepare(compose, first=True)
+            prepare(compose, first=True)
         # As many replicas as there are; without the option Compose would go back to one.
         scale = f"--scale=app={len(Containers(compose).running()) or 1}"
         limit = f"--wait-timeout={rollout.start_timeout(compose.environment.values):g}"
@@ -162,7 +162,7 @@ def _get_images(compose: Compose) -> None:
         build(compose, *building)
 
 
-def _prepare(compose: Compose, *, first: bool = False) -> None:
+def prepare(compose: Compose, *, first: bool = False) -> None:
     """Run `PRE_DEPLOY` once, in the new image and as the application would run; CommandError where it fails.
 
     At the `first` start what the application depends on (its database) is started for it.
@@ -197,7 +197,7 @@ def _converge(compose: Compose) -> None:
             say(f"{service} has another image or settings: Compose stops it, and starts it anew")
     _start_new_services(compose)
     if _is_old(compose, "app"):
-        _prepare(compose)
+        prepare(compose)
         versions.renew(compose)
         say("starting new replicas beside the old ones")
         # Neither version's replicas are reached where the other's nginx looks for them.
@@ -366,7 +366,7 @@ def deploy(compose: Compose) -> None:
             build(compose)
         _run_check(compose)
         _start_new_services(compose)
-        _prepare(compose)
+        prepare(compose)
         versions.renew(compose)
         rollout.replace(Containers(compose))
     versions.keep(compose)

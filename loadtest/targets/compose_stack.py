@@ -56,10 +56,9 @@ class ComposeStack(OwnStacks):
 
     def _launch(self, workers: int) -> None:
         compose = self.projects[workers] = self._compose(workers)
-        # The check has looked at the same settings, but for the count, when the first stack started.
-        services = ("--no-deps", "app", "nginx") if workers else ()
-        up = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}", *services)
-        done = compose.run(*up)
+        containers.prepare(compose, first=True)
+        # With all that the application depends on: each stack has a database of its own.
+        done = compose.run("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}")
         if done.returncode and not containers.get_well(compose, done.stderr):
             raise NotReadyError(*containers.why(compose, done.stderr).lines)
         self.ids[workers] = {

@@ -145,7 +145,7 @@ def test_it_works_alone(tmp_path: Path) -> None:
     with serving(tmp_path) as app:
         command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
         done = subprocess.run(
-            [*command, "-u", "4", "-t", "2s"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+            [*command, "-u", "4", "-t", "6s"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
         )
     assert done.returncode == 0, done.stderr
     assert "/items/[item_id]" in done.stderr + done.stdout

@@ -225,7 +225,7 @@ def test_a_version_whose_other_services_fail_is_kept(monkeypatch: pytest.MonkeyP
         raise CommandError("worker is broken")
 
     kept: list[Compose] = []
-    for name in ("require_ours", "require_nginx", "build", "_run_check", "_start_new_services", "_prepare"):
+    for name in ("require_ours", "require_nginx", "build", "_run_check", "_start_new_services", "prepare"):
         monkeypatch.setattr(containers, name, lambda *_: None)
     monkeypatch.setattr(rollout, "replace", lambda _: None)
     monkeypatch.setattr(containers, "_renew_others", fail)

@@ -116,7 +116,7 @@ def test_waiting_application_shows_no_difference(tmp_path, others):
 
 def test_p99_alone_decides_for_the_better(tmp_path, others):
     # A p99 scatters more than a rate.
-    results = measured(tmp_path, (1, 8), rounds=12, APP_MODULE=f"{APPS}:queueing")
+    results = measured(tmp_path, (1, 8), rounds=10, APP_MODULE=f"{APPS}:crowded")
     verdict = results.verdict
     require(verdict.workers == 8, others)
     assert "p99" in " ".join([verdict.reason, *verdict.notes])

@@ -15,7 +15,8 @@ from loadtest import __main__ as cli
 from tests.unit.loadtest import sample
 
 # Its load tests give the results in the folder `next`, in order, and note what they were asked for.
-MAKEFILE = """loadtest:
+MAKEFILE = """.PHONY: loadtest
+loadtest:
 	@number=$$(ls loadtest/results | wc -l) && echo "$$SEED $$BASELINE" >>asked && \\
 	mkdir loadtest/results/$$number && cp next/$$number.json loadtest/results/$$number/results.json && exit 3
 """

@@ -53,7 +53,7 @@ def full(tmp_path_factory):
 
 def test_all_files_are_written(full):
     _, _, paths = full
-    assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env"]
+    assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env", "comment.md"]
 
 
 def test_sections_are_in_order_with_their_charts(full):

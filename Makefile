@@ -63,9 +63,12 @@ swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…
 	@$(GREENSTACK) swarm
 
 ##@ Measure it
-.PHONY: loadtest loadtest-ui scenario bench bench-stacks bench-document bench-counting chaos
+.PHONY: loadtest capacity loadtest-ui scenario bench bench-stacks bench-document bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
 	@.venv/bin/python -m loadtest
+
+capacity: .venv/.loadtest .venv/.cli ## Compare the capacity with that of another checkout, as Markdown (BASE=../base)
+	@.venv/bin/python -m loadtest capacity
 
 scenario: .venv/.loadtest .venv/.cli ## Begin its scenario from your application (FROM=openapi, log or a file)
 	@.venv/bin/python -m loadtest scenario

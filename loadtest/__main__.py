@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, Validat
 from greenstack.cli import ROOT, RUN, check_env, console, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, say
 from greenstack.cli.lock import alone
-from loadtest import draft, experiment, report, results
+from loadtest import CANNOT, INTERRUPTED, REGRESSION, checkouts, draft, experiment, report, results
 from loadtest.experiment import Experiment
 from loadtest.report import terminal
 from loadtest.results import Results
@@ -28,7 +28,6 @@ from loadtest.targets.compose_stack import ComposeStack
 from loadtest.targets.process_stack import ProcessStack
 
 RESULTS = ROOT / "loadtest/results"
-REGRESSION, CANNOT, INTERRUPTED = 1, 3, 130  # exit statuses
 SLO_P99_MS = 100.0  # ms; what people still feel as immediate (Nielsen, Usability Engineering, 1993)
 WORKERS_MAX = 1024  # as greenstack/server/settings.py has it
 COUNTS_MAX = 12  # counts to compare; each takes minutes, and more than that are not needed to see a shape
@@ -158,6 +157,24 @@ def report_again(folder: Path) -> None:
     report.write(results.read(folder, "FOLDER"), folder if folder.is_dir() else folder.parent)
 
 
+@app.command("capacity")
+def capacity(
+    base: Annotated[str, typer.Option("--base", envvar="BASE", help="another checkout: what was before")] = "",
+) -> None:
+    """Compare the capacity of this checkout with that of BASE, and print the result as Markdown.
+
+    Exit status: 0 no regression, or nothing is certain; 1 a regression, 2 a wrong option, 3 it could not be measured.
+    """
+    try:
+        compared, folder = checkouts.compare(base.strip())
+    except CommandError as failure:
+        if failure.status != REFUSED:
+            typer.echo(report.not_measured("\n".join(failure.lines)), nl=False)
+        raise
+    typer.echo((folder / report.COMMENT).read_text(encoding="utf-8"), nl=False)
+    raise typer.Exit(REGRESSION if _lost(compared) else 0)
+
+
 @app.command("scenario")
 def begin_scenario(
     source: Annotated[str, typer.Option("--from", envvar="FROM", help="openapi, log or a file; both")] = "",
@@ -267,9 +284,14 @@ def _conclude(done: Experiment, old: Results | None, options: Options) -> int:
         new.baseline = baseline.against(old, new, str(options.baseline))
     done.conclude()
     terminal.show(new, report.write(new, done.folder), out)
-    if new.baseline and any(change.regression for change in new.baseline.changes):
+    if _lost(new):
         return REGRESSION
     return CANNOT if new.verdict and new.verdict.kind == "cannot_recommend" else 0
+
+
+def _lost(new: Results) -> bool:
+    """Return whether a count certainly lost more than the margin."""
+    return new.baseline is not None and any(change.regression for change in new.baseline.changes)
 
 
 if __name__ == "__main__":

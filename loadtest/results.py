@@ -178,16 +178,19 @@ class Change:
     new: float
     ratio: Ratio | None
     regression: bool
+    old_p99: float | None = None  # ms, closed loop
+    new_p99: float | None = None
 
 
 @dataclass
 class Baseline:
-    """The comparison with a saved result. What makes them incomparable is in `differences`."""
+    """The comparison with a saved result, or with several of one revision. `differences` make them incomparable."""
 
     file: str
     created: str
     differences: list[str]
     changes: list[Change]
+    drift: float | None = None  # how far the saved results are apart at most, as a share; None: there is only one
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What an experiment leaves for people: report.html, and recommendation.env to use."""
+"""What an experiment leaves for people: report.html, recommendation.env to use, and comment.md beside a baseline."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,12 +11,25 @@ import jinja2
 
 from loadtest import rules
 from loadtest.report import charts
-from loadtest.results import FILE, Comparison, Results, Run, Verdict, change_text, percent, replace, workers_text
+from loadtest.results import (
+    FILE,
+    Baseline,
+    Comparison,
+    Results,
+    Run,
+    Verdict,
+    change_text,
+    percent,
+    replace,
+    workers_text,
+)
 from loadtest.results import write as write_results
-from loadtest.rules import objective
+from loadtest.rules import baseline, objective
 from loadtest.rules.decision import MARGIN, P99_MARGIN
 
 FOLDER = Path(__file__).parent
+COMMENT = "comment.md"
+MARK = "<!-- capacity -->"  # the comment's first line, by which .github/workflows/capacity.yaml finds it again
 
 
 @dataclass(frozen=True)
@@ -86,10 +99,31 @@ def write(results: Results, folder: Path) -> list[Path]:
     names = ["report.html", FILE]
     if context["verdict"].setting:
         names.append("recommendation.env")
+    if results.baseline:
+        names.append(COMMENT)
+        context |= _comment(results, results.baseline)
     for name in names:
         if name != FILE:
             replace(folder / name, _template(f"{name}.j2").render(context))
     return [_short(folder / name) for name in names]
+
+
+def _comment(results: Results, comparison: Baseline) -> dict[str, Any]:
+    conclusion = baseline.conclusion(comparison)
+    titles = {"regression": "a regression", "kept": "no regression", "gain": "more than before"}
+    return {
+        "mark": MARK,
+        "heading": titles.get(conclusion, conclusion),
+        "comparison": comparison,
+        "outcome": baseline.outcome,
+        "workers_text": workers_text,
+        "slo": f"{results.setup.slo_p99_ms:g}",
+    }
+
+
+def not_measured(reason: str) -> str:
+    """Return the comment where there is nothing to compare."""
+    return f"{MARK}\n### Capacity: not measured\n\n{reason}\n"
 
 
 def _short(path: Path) -> Path:

@@ -2,13 +2,18 @@
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from scipy import stats
 
 from loadtest.results import Baseline, Change, Ratio, Results
 from loadtest.rules import objective
 from loadtest.rules.decision import ALPHA, MARGIN, by_round, holm, ratio_of
+
+Outcome = Literal["regression", "kept", "gain", "cannot tell"]
 
 MEMORY_SLACK = 0.02  # the kernel's own share of the memory differs from boot to boot
 
@@ -62,12 +67,81 @@ def _changes(old: Results, new: Results) -> list[Change]:
             before, after = list(then[workers].values()), list(now[workers].values())
             ratio = welch(before, after)
             means = statistics.fmean(before), statistics.fmean(after)
-            changes.append(Change(workers, under_objective, *means, ratio, regression=False))
+            p99s = (None, None) if under_objective else (_p99(old, workers), _p99(new, workers))
+            changes.append(Change(workers, under_objective, *means, ratio, False, *p99s))
             p_values.append(ratio.p_not_worse if ratio else 1.0)
     # A regression is one only if it is certainly larger than what two sessions on one machine differ by.
     for change, p_value in zip(changes, holm(p_values), strict=True):
         change.regression = p_value < ALPHA
     return changes
+
+
+def _p99(results: Results, workers: int) -> float | None:
+    runs = results.counting("capacity")
+    p99s = [run.p99 for run in runs if run.workers == workers and run.p99 is not None]
+    return statistics.median(p99s) if p99s else None
+
+
+def agreed(comparisons: Sequence[Baseline]) -> Baseline:
+    """Return what comparisons of one result with several of the same old revision have in common.
+
+    A regression is one only beside each of them, and an interval spans theirs: what the old revision differs by from
+    one session to the next is no change.
+    """
+    groups: dict[tuple[int, bool], list[Change]] = defaultdict(list)
+    for comparison in comparisons:
+        for change in comparison.changes:
+            groups[change.workers, change.under_objective].append(change)
+    shared = [group for group in groups.values() if len(group) == len(comparisons)]
+    olds = [[change.old for change in group] for group in shared if not group[0].under_objective]
+    return Baseline(
+        file=", ".join(comparison.file for comparison in comparisons),
+        created=comparisons[0].created,
+        differences=list(dict.fromkeys(words for comparison in comparisons for words in comparison.differences)),
+        changes=[_agreed_change(group) for group in shared],
+        drift=max((max(rates) / min(rates) - 1 for rates in olds), default=None),
+    )
+
+
+def _agreed_change(group: Sequence[Change]) -> Change:
+    ratios = [change.ratio for change in group if change.ratio]
+    p99s = [change.old_p99 for change in group if change.old_p99 is not None]
+    return replace(
+        group[0],
+        old=statistics.fmean(change.old for change in group),
+        ratio=_spanned(ratios) if len(ratios) == len(group) else None,
+        regression=all(change.regression for change in group),
+        old_p99=statistics.fmean(p99s) if p99s else None,
+    )
+
+
+def _spanned(ratios: Sequence[Ratio]) -> Ratio:
+    return Ratio(
+        value=statistics.geometric_mean(ratio.value for ratio in ratios),
+        low=min(ratio.low for ratio in ratios),
+        high=max(ratio.high for ratio in ratios),
+        p_not_less=max(ratio.p_not_less for ratio in ratios),
+        p_not_worse=max(ratio.p_not_worse for ratio in ratios),
+    )
+
+
+def outcome(change: Change) -> Outcome:
+    """Return what is certain about one count: more lost than the margin, less lost than it, or a gain."""
+    if change.regression:
+        return "regression"
+    if not change.ratio or change.ratio.low < 1 - MARGIN:
+        return "cannot tell"
+    return "gain" if change.ratio.low > 1 else "kept"
+
+
+def conclusion(comparison: Baseline) -> Outcome:
+    """Return what is certain about all: "kept" and "gain" need the capacity of every count."""
+    if any(change.regression for change in comparison.changes):
+        return "regression"
+    capacities = {outcome(change) for change in comparison.changes if not change.under_objective}
+    if not capacities or "cannot tell" in capacities:
+        return "cannot tell"
+    return "gain" if capacities == {"gain"} else "kept"
 
 
 def welch(old: Sequence[float], new: Sequence[float]) -> Ratio | None:

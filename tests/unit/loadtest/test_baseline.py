@@ -63,3 +63,54 @@ def test_welch_needs_two_values_each():
     ratio = baseline.welch([100, 101, 99], [50, 51, 49])
     assert ratio.value == pytest.approx(0.5, rel=0.01)
     assert ratio.p_not_worse < ALPHA
+
+
+def beside(new, *olds):
+    return baseline.agreed([baseline.against(old, new, f"old{number}") for number, old in enumerate(olds)])
+
+
+def test_agreed_loss_is_a_regression():
+    comparison = beside(results(0.8, seed=3), results(), results(seed=2))
+    assert comparison.file == "old0, old1"
+    assert [change.workers for change in comparison.changes] == [1, 2, 3]
+    assert all(change.regression for change in comparison.changes)
+    assert baseline.conclusion(comparison) == "regression"
+    assert comparison.drift < 0.03
+
+
+def test_loss_beside_one_session_alone_is_drift():
+    comparison = beside(results(0.8, seed=3), results(), results(0.8, seed=2))
+    assert not any(change.regression for change in comparison.changes)
+    assert baseline.conclusion(comparison) == "cannot tell"
+    assert comparison.drift == pytest.approx(0.25, abs=0.03)
+    for change in comparison.changes:
+        if change.ratio:
+            assert change.ratio.low < 0.83
+            assert change.ratio.high > 0.97
+
+
+def test_what_is_kept_needs_a_narrow_interval():
+    for noise, expected in ((0.002, "kept"), (0.1, "cannot tell")):
+        comparison = beside(*(results(seed=seed, noise=noise) for seed in (3, 1, 2)))
+        capacities = [change for change in comparison.changes if not change.under_objective]
+        assert {baseline.outcome(change) for change in capacities} >= {expected}
+        assert baseline.conclusion(comparison) == expected
+
+
+def test_a_certain_gain_is_said():
+    comparison = beside(results(1.3, seed=3), results(), results(seed=2))
+    assert baseline.conclusion(comparison) == "gain"
+
+
+def test_one_session_that_differs_makes_all_incomparable():
+    other = results(seed=2)
+    other.scenario = "x"
+    comparison = beside(results(0.5, seed=3), results(), other)
+    assert comparison.changes == []
+    assert comparison.differences == ["the scenario (loadtest/locustfile.py) has changed"]
+    assert baseline.conclusion(comparison) == "cannot tell"
+
+
+def test_changes_have_both_p99s():
+    change = beside(results(0.8, seed=3), results(), results(seed=2)).changes[0]
+    assert 0 < change.old_p99 < change.new_p99

@@ -53,7 +53,7 @@ def full(tmp_path_factory):
 
 def test_all_files_are_written(full):
     _, _, paths = full
-    assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env"]
+    assert [path.name for path in paths] == ["report.html", "results.json", "recommendation.env", "comment.md"]
 
 
 def test_sections_are_in_order_with_their_charts(full):
@@ -199,3 +199,59 @@ def test_a_phone_needs_no_sideways_scrolling(full, tmp_path):
     width, charts = re.search(r"<title>(\d+),(\d+)</title>", done.stdout).groups()
     assert int(width) <= 360
     assert int(charts) == 3
+
+
+def comment(folder, factor, olds=2, **options):
+    def one(factor, seed):
+        return sample.results("quick", (1, 2), lambda n: factor * 3000 * min(n, 2), seed, **options)
+
+    results = one(factor, 3)
+    comparisons = [baseline.against(one(1.0, seed), results, "old") for seed in range(1, olds + 1)]
+    results.baseline = baseline.agreed(comparisons) if olds > 1 else comparisons[0]
+    assert report.COMMENT in [path.name for path in report.write(results, folder)]
+    return (folder / report.COMMENT).read_text()
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_comment_says_what_was_lost(tmp_path):
+    text = comment(tmp_path, 0.8)
+    assert text.startswith("<!-- capacity -->\n### Capacity: a regression\n\n| workers |")
+    titles, _, first, *_ = cells(text)
+    row = dict(zip(titles, first, strict=True))
+    assert (row["workers"], row["requests/s"]) == ("1", "at most")
+    assert float(row["before"].replace(",", "")) == pytest.approx(3000, rel=0.03)
+    assert float(row["after"].replace(",", "")) == pytest.approx(2400, rel=0.03)
+    assert re.fullmatch(r"-2\d\.\d %|-1\d\.\d %", row["change"])
+    low, high = (float(edge.strip(" %")) for edge in row["95 % interval"].split("…"))
+    assert low < -18
+    assert high < -5
+    assert re.fullmatch(r"[\d.]+ → [\d.]+", row["p99, ms"])
+    assert row[""] == "**regression**"
+    assert "measured twice" in text
+
+
+def test_comment_says_that_noise_hides_it(tmp_path):
+    text = comment(tmp_path, 1.0, noise=0.1)
+    assert "### Capacity: cannot tell" in text
+    assert "cannot tell" in [row[-1] for row in cells(text)]
+    assert "**regression**" not in text
+
+
+def test_comment_says_that_nothing_is_lost(tmp_path):
+    text = comment(tmp_path, 1.0, olds=1, noise=0.002)
+    assert "### Capacity: no regression" in text
+    assert "measured once" in text
+
+
+def test_comment_says_what_cannot_be_compared(tmp_path):
+    results = sample.results("quick", (1, 2))
+    old = sample.results("quick", (1, 2), seed=2)
+    old.scenario = "x"
+    results.baseline = baseline.against(old, results, "old")
+    report.write(results, tmp_path)
+    text = (tmp_path / report.COMMENT).read_text()
+    assert "### Capacity: cannot tell\n\n- not comparable: the scenario (loadtest/locustfile.py) has changed\n" in text
+    assert not cells(text)

@@ -151,17 +151,18 @@ class Running:
 
     def load(
         self, route: str, seconds: int, *options: str,
-        connections: int = CONNECTIONS, think: float = 0.0, body: int = 0,
+        connections: int = CONNECTIONS, think: float = 0.0, **variables: str,
     ) -> Load:  # fmt: skip
         """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare.
 
-        With `think`, so many ms as a mean pass between an answer and the next request of its connection. With `body`,
-        each request is a POST of so many bytes. `options` are more of wrk's own.
+        With `think`, so many ms as a mean pass between an answer and the next request of its connection. `options` are
+        more of wrk's own, `variables` those of load/wrk.sh and its scripts.
         """
         script = "paced" if think else "report"
         with self.open(
-            "env", f"MEAN={think:.3f}", f"BODY={body}", "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds),
-            "-t1", f"-c{connections}", "--timeout", "10s", "-s", f"load/{script}.lua", *options, f"{self.url}{route}",
+            "env", f"MEAN={think:.3f}", *(f"{name}={value}" for name, value in variables.items()),
+            "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1", f"-c{connections}",
+            "--timeout", "10s", "-s", f"load/{script}.lua", *options, f"{self.url}{route}",
         ) as wrk:  # fmt: skip
             assert wrk.stdin  # noqa: S101 - for the type checker
             assert wrk.stdout  # noqa: S101

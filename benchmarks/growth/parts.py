@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from benchmarks import arena, counting
-from benchmarks.arena import Running
+from benchmarks.arena import Load, Running
 from benchmarks.contestants import Contestant, chosen
 from benchmarks.rounds import Row, take_turns
 from benchmarks.stacks.speed import ROUTE, Plan, paced
@@ -44,7 +44,7 @@ INSIDE = {"this stack": "counting for the metrics", "request ids": "request ids 
 UNLIMITED = {"CONNECTION_LIMIT": "0", "CONCURRENCY_LIMIT": "0"}
 SENDERS = 8  # connections with bodies: so many of the largest fit into every part of the path
 # Times as long as elsewhere: thousands of connections take a while to open, and large bodies to send.
-LONGER, LONG = 4, 2
+LONGER, LONG = 8, 2
 
 Figures = dict[str, float]
 
@@ -98,21 +98,20 @@ def _size(running: Running) -> int:
     return cast("Case", running.contestant).size
 
 
-def _speed(running: Running, seconds: int, connections: int = arena.CONNECTIONS) -> tuple[arena.Load, Figures]:
-    load = running.load(ROUTE, seconds, connections=connections)
-    return load, {"rate": load.rate, "p99": load.p99 * 1e3, **load.cpu_a_request("app", "nginx")}
+def _speed(load: Load) -> Figures:
+    return {"rate": load.rate, "p99": load.p99 * 1e3, **load.cpu_a_request("app", "nginx")}
 
 
 def _busy(running: Running, seconds: int) -> Figures:
     size = _size(running)
-    load, figures = _speed(running, LONGER * seconds, size)
-    slower = paced(running, load, LONGER * seconds, size)
-    return {"size": size, **figures, "p99 70%": slower.p99 * 1e3}
+    load = running.load(ROUTE, LONGER * seconds, connections=size, WARM_UP="no")
+    slower = paced(running, load, LONGER // 2 * seconds, size)
+    return {"size": size, **_speed(load), "p99 70%": slower.p99 * 1e3}
 
 
 def _featured(running: Running, seconds: int) -> Figures:
-    load, figures = _speed(running, seconds)
-    return {**figures, "engine": load.cpu_a_request("engine")["cpu"]}
+    load = running.load(ROUTE, seconds)
+    return {**_speed(load), "engine": load.cpu_a_request("engine")["cpu"]}
 
 
 def _memory(running: Running, seconds: int) -> Figures:
@@ -134,14 +133,14 @@ def _websockets(running: Running, seconds: int) -> Figures:
 
 
 def _upload(running: Running, seconds: int) -> Figures:
-    return _bodies(running, running.load("/bodies", LONG * seconds, connections=SENDERS, body=_size(running)))
+    return _bodies(running, running.load("/bodies", LONG * seconds, connections=SENDERS, BODY=str(_size(running))))
 
 
 def _download(running: Running, seconds: int) -> Figures:
     return _bodies(running, running.load(f"/bodies/{_size(running)}", LONG * seconds, connections=SENDERS))
 
 
-def _bodies(running: Running, load: arena.Load) -> Figures:
+def _bodies(running: Running, load: Load) -> Figures:
     size = _size(running)
     figures = {"size": size, "rate": load.rate, "MB/s": load.rate * size / 1e6}
     if used := load.cpu_a_request("app", "nginx"):

@@ -40,8 +40,9 @@ SIZES: Sizes = {
 FEATURES = "tls no-log app-log app-log-text"  # variants of ours: contestants.py
 # What each request pays for inside the worker; too little to be seen from outside. The names are of load/counting.py.
 INSIDE = {"this stack": "counting for the metrics", "request ids": "request ids for the application's logs"}
-# The whole load comes from one address, and all of it has to get through.
-UNLIMITED = {"CONNECTION_LIMIT": "0", "CONCURRENCY_LIMIT": "0"}
+# The whole load comes from one address, and all of it has to get through. By default CONCURRENCY_LIMIT keeps what may
+# connect at once below BACKLOG; without it the kernel's own bound (net.core.somaxconn) is the backlog.
+UNLIMITED = {"CONNECTION_LIMIT": "0", "CONCURRENCY_LIMIT": "0", "BACKLOG": "4096"}
 SENDERS = 8  # connections with bodies: so many of the largest fit into every part of the path
 # Times as long as elsewhere: thousands of connections take a while to open, and large bodies to send.
 LONGER, LONG = 8, 2

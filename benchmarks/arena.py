@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import cpu
 from benchmarks.contestants import Contestant
@@ -149,11 +150,18 @@ class Running:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def load(
+    def load(self, route: str, seconds: int, *options: str, **more: Any) -> Load:
+        """Load it as `attempt` does; CommandError if any answer was wrong, for then there is nothing to compare."""
+        load = self.attempt(route, seconds, *options, **more)
+        if load.errors:
+            raise CommandError(f"{self.contestant.name}: {load.errors} of {load.requests} requests to {route} failed")
+        return load
+
+    def attempt(
         self, route: str, seconds: int, *options: str,
         connections: int = CONNECTIONS, think: float = 0.0, **variables: str,
     ) -> Load:  # fmt: skip
-        """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare.
+        """Load it for whole `seconds`; CommandError if there was no answer.
 
         With `think`, so many ms as a mean pass between an answer and the next request of its connection. `options` are
         more of wrk's own, `variables` those of load/wrk.sh and its scripts.
@@ -180,7 +188,7 @@ class Running:
             result = json.loads(lines[-1])
         except ValueError:
             raise CommandError(f"{self.contestant.name}: wrk gave no result: {' '.join(lines[-3:])}") from None
-        if result["errors"] or not result["requests"]:
+        if not result["requests"]:
             raise CommandError(
                 f"{self.contestant.name}: {result['errors']} of {result['requests']} requests to {route} failed"
             )

@@ -15,7 +15,8 @@ from greenstack.cli.environment import Environment
 
 # What is measured, in the units that people read.
 METRICS = {
-    "rate": "requests/s",
+    "rate": "requests/s that were answered rightly",
+    "failed": "% of the requests at its full rate",
     "p99": "ms, 99th percentile at its full rate",
     "p99 70%": "ms, 99th percentile at 70 % of that rate, as many connections",
     "cpu": "µs of CPU a request, nginx and application",
@@ -100,14 +101,16 @@ def _size(running: Running) -> int:
 
 
 def _speed(load: Load) -> Figures:
-    return {"rate": load.rate, "p99": load.p99 * 1e3, **load.cpu_a_request("app", "nginx")}
+    right = max(load.requests - load.errors, 0)
+    return {"rate": right / load.seconds, "p99": load.p99 * 1e3, **load.cpu_a_request("app", "nginx")}
 
 
 def _busy(running: Running, seconds: int) -> Figures:
     size = _size(running)
-    load = running.load(ROUTE, LONGER * seconds, connections=size, WARM_UP="no")
+    load = running.attempt(ROUTE, LONGER * seconds, connections=size, WARM_UP="no")
     slower = paced(running, load, LONGER // 2 * seconds, size)
-    return {"size": size, **_speed(load), "p99 70%": slower.p99 * 1e3}
+    failed = {"failed": load.errors / load.requests * 100}
+    return {"size": size, **_speed(load), **failed, "p99 70%": slower.p99 * 1e3}
 
 
 def _featured(running: Running, seconds: int) -> Figures:
@@ -169,7 +172,7 @@ def parts(sizes: Sizes = SIZES) -> list[Part]:
     bodies = ("rate", "MB/s", "cpu a MB", "peak app", "peak nginx")
     return [
         Part(
-            "connections", "Connections", (*speed, "p99 70%"), cases("connections", "connections"), _busy,
+            "connections", "Connections", ("failed", *speed, "p99 70%"), cases("connections", "connections"), _busy,
             "connections", ("rate", "cpu"),
         ),
         Part("websockets", "Idle WebSockets", memory, cases("websockets", "websockets"), _websockets, "WebSockets"),

@@ -63,7 +63,7 @@ swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…
 	@$(GREENSTACK) swarm
 
 ##@ Measure it
-.PHONY: loadtest capacity loadtest-ui scenario bench bench-stacks bench-document bench-counting chaos
+.PHONY: loadtest capacity loadtest-ui scenario bench bench-stacks bench-growth bench-document bench-counting chaos
 loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
 	@.venv/bin/python -m loadtest
 
@@ -80,10 +80,13 @@ bench: .venv/.loadtest .venv/.cli ## This stack beside what a user would pick in
 	@.venv/bin/python -m benchmarks
 
 bench-stacks: .venv/.test .venv/.loadtest .venv/.cli ## Complete stacks with HTTPS: their speed, and what each loses (ONLY=, TABLES=, ROUNDS=)
-	@.venv/bin/python -m benchmarks.stacks bench
+	@.venv/bin/python -m benchmarks.stacks
 
-bench-document: .venv/.test .venv/.loadtest .venv/.cli ## Put the newest bench-stacks into docs/performance.md
-	@.venv/bin/python -m benchmarks.stacks document
+bench-growth: .venv/.test .venv/.loadtest .venv/.cli ## What more connections, WebSockets, workers, bodies, features cost (ONLY=, ROUNDS=)
+	@.venv/bin/python -m benchmarks.growth
+
+bench-document: .venv/.test .venv/.loadtest .venv/.cli ## Put the newest bench-stacks and bench-growth into docs/performance.md
+	@.venv/bin/python -m benchmarks.document
 
 bench-counting: .venv/.loadtest .venv/.cli ## What counting costs a request, beside other ways
 	@.venv/bin/python -m benchmarks.counting

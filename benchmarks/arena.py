@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import cpu
 from benchmarks.contestants import Contestant
@@ -20,6 +21,7 @@ from greenstack.server.cgroup import Cgroup
 
 HERE = Path(__file__).resolve().parent
 IMAGE = "greenstack-bench"
+PROJECT = "bench"
 READY = 60  # s; until the right answers come, and again until all is healthy
 PLAIN = {"TLS": "off", "HTTP3": "off"}  # whatever the profile of this machine says
 CERTIFICATE = RUN / "bench-certificate"
@@ -66,25 +68,32 @@ class Load:
         """Requests a second."""
         return self.requests / self.seconds
 
+    def cpu_a_request(self, *services: str) -> dict[str, float]:
+        """Return as `cpu` the µs that `services` used for a request; nothing where they are hidden."""
+        used = [self.cpu[service] for service in services if service in self.cpu]
+        return {"cpu": sum(used) / self.requests * 1e6} if used else {}
+
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a server: its parent's ID, its command, its PSS in bytes."""
+    """One process of a server: its parent's ID, its command; its PSS, and the most that its RSS ever was, in bytes."""
 
     parent: int
     command: str
     pss: int
+    peak: int = 0
 
 
 class Running:
     """A contestant that has been started."""
 
     def __init__(
-        self, contestant: Contestant, environment: Environment, images: Mapping[str, str] | None = None
-    ) -> None:
+        self, contestant: Contestant, environment: Environment, images: Mapping[str, str] | None = None,
+        *, project: str = PROJECT,
+    ) -> None:  # fmt: skip
         self.contestant = contestant
         self.services = ("wrk", *contestant.services)
-        self.project = f"bench-{contestant.name}"
+        self.project = f"{project}-{contestant.name}"
         variables = {
             "COMPOSE_PROJECT_NAME": self.project,
             "MAX_WORKERS": str(contestant.workers),
@@ -104,8 +113,6 @@ class Running:
         Then it stands still until its turn.
         """
         answers = json.dumps(self.contestant.answers)
-        if self.contestant.secure:
-            _make_certificate()
         try:
             self.compose.output("up", "--detach", "--no-build", "--force-recreate", *self.services)
             output("exec", self.container("wrk"), "python3", "load/wait.py", self.url, str(READY), answers)
@@ -143,16 +150,27 @@ class Running:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def load(self, route: str, seconds: int, *options: str, connections: int = CONNECTIONS, think: float = 0.0) -> Load:
-        """Load it for whole `seconds`; CommandError if any answer was wrong, for then there is nothing to compare.
+    def load(self, route: str, seconds: int, *options: str, **more: Any) -> Load:
+        """Load it as `attempt` does; CommandError if any answer was wrong, for then there is nothing to compare."""
+        load = self.attempt(route, seconds, *options, **more)
+        if load.errors:
+            raise CommandError(f"{self.contestant.name}: {load.errors} of {load.requests} requests to {route} failed")
+        return load
+
+    def attempt(
+        self, route: str, seconds: int, *options: str,
+        connections: int = CONNECTIONS, think: float = 0.0, **variables: str,
+    ) -> Load:  # fmt: skip
+        """Load it for whole `seconds`; CommandError if there was no answer.
 
         With `think`, so many ms as a mean pass between an answer and the next request of its connection. `options` are
-        more of wrk's own.
+        more of wrk's own, `variables` those of load/wrk.sh and its scripts.
         """
         script = "paced" if think else "report"
         with self.open(
-            "env", f"MEAN={think:.3f}", "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1",
-            f"-c{connections}", "--timeout", "10s", "-s", f"load/{script}.lua", *options, f"{self.url}{route}",
+            "env", f"MEAN={think:.3f}", *(f"{name}={value}" for name, value in variables.items()),
+            "timeout", str(seconds + 30), "sh", "load/wrk.sh", str(seconds), "-t1", f"-c{connections}",
+            "--timeout", "10s", "-s", f"load/{script}.lua", *options, f"{self.url}{route}",
         ) as wrk:  # fmt: skip
             assert wrk.stdin  # noqa: S101 - for the type checker
             assert wrk.stdout  # noqa: S101
@@ -170,7 +188,7 @@ class Running:
             result = json.loads(lines[-1])
         except ValueError:
             raise CommandError(f"{self.contestant.name}: wrk gave no result: {' '.join(lines[-3:])}") from None
-        if result["errors"] or not result["requests"]:
+        if not result["requests"]:
             raise CommandError(
                 f"{self.contestant.name}: {result['errors']} of {result['requests']} requests to {route} failed"
             )
@@ -193,6 +211,13 @@ class Running:
         printed = output("exec", self.container("app"), "python3", "-I", "-S", "-c", script)
         return [Process(**process) for process in json.loads(printed)]
 
+    def processes_of(self, *services: str) -> list[Process]:
+        """Return the processes of all containers of `services`, whatever is in them."""
+        options = ("--rm", "--network=none", "--user=0", "--cap-add=SYS_PTRACE")
+        names = [container.id for container in self.compose.containers(*services) if container.runs]
+        printed = [output("run", *options, f"--pid=container:{name}", IMAGE, "load/memory.py") for name in names]
+        return [Process(**process) for processes in printed for process in json.loads(processes)]
+
     def remove(self) -> None:
         """Remove everything of it."""
         # No requests are under way: a second is enough. Docker wakes up what it stops.
@@ -200,10 +225,20 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(contestants: list[Contestant], environment: Environment) -> Iterator[list[Running]]:
-    """Start `contestants`, all of them before any is measured, and remove them at the end, come what may."""
-    images = images_of(environment)
-    field = [Running(contestant, environment, images) for contestant in contestants]
+def running(
+    contestants: Sequence[Contestant],
+    environment: Environment,
+    images: Mapping[str, str] | None = None,
+    project: str = PROJECT,
+) -> Iterator[list[Running]]:
+    """Start `contestants`, all of them before any is measured, and remove them at the end, come what may.
+
+    `images` names those of the stack, where they are not this checkout's own.
+    """
+    images = images or images_of(environment)
+    field = [Running(contestant, environment, images, project=project) for contestant in contestants]
+    if any(contestant.secure for contestant in contestants):
+        _make_certificate()
     try:
         with out.status(f"starting {len(field)} servers"), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(Running.start, field))

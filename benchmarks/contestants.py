@@ -86,6 +86,11 @@ CONTESTANTS = (
         "app-log", "this stack, a log line a request", ("choices",), {"APP_MODULE": "choices:logging_app"}, variant=True
     ),
     Contestant(
+        "app-log-text", "this stack, a log line a request as text", ("choices",),
+        {"APP_MODULE": "choices:logging_app", "LOG_FORMAT": "text"}, variant=True,
+    ),
+    Contestant("no-log", "this stack without nginx's access log", ("no-log",), variant=True),
+    Contestant(
         "collector", "this stack, collecting rarely", ("choices",), {"APP_MODULE": "choices:rarely_collecting"},
         variant=True,
     ),

@@ -38,13 +38,13 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     return Ratio(median, float(interval.low), float(interval.high), len(ratios))
 
 
-def against(rows: Iterable[Row], metric: str, name: str) -> Ratio | None:
+def against(rows: Iterable[Row], metric: str, name: str, ours: str = OURS.name) -> Ratio | None:
     """Compare ours with the contestant `name`; None where no round has the figure of both."""
     rounds: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if metric in row.figures:
             rounds[row.round][row.contestant] = row.figures[metric]
-    pairs = [(figures[OURS.name], figures[name]) for figures in rounds.values() if {OURS.name, name} <= figures.keys()]
+    pairs = [(figures[ours], figures[name]) for figures in rounds.values() if {ours, name} <= figures.keys()]
     return ratio(pairs) if pairs else None
 
 

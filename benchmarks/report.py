@@ -37,41 +37,50 @@ class Result:
         """Rounds that were played."""
         return len({row.round for row in self.rows})
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The contestants' titles by name."""
+        return {contestant.name: contestant.title for contestant in self.contestants}
 
-def ratios(result: Result) -> dict[str, dict[str, Ratio]]:
-    """Return for each other contestant's title and each metric the ratio of ours to its."""
+
+def ratios(rows: list[Row], titles: dict[str, str], compared: tuple[str, ...]) -> dict[str, dict[str, Ratio]]:
+    """Return for the title of each other contestant and each metric the ratio of ours to its."""
     return {
-        contestant.title: {
-            metric: ratio for metric in COMPARED if (ratio := against(result.rows, metric, contestant.name))
-        }
-        for contestant in result.contestants
-        if contestant is not OURS
+        title: {metric: ratio for metric in compared if (ratio := against(rows, metric, name))}
+        for name, title in titles.items()
+        if name != OURS.name
     }
+
+
+def ratio_table(rows: list[Row], titles: dict[str, str], compared: tuple[str, ...]) -> Cells:
+    """Return the table of ratios of ours to the others."""
+    lines = ratios(rows, titles, compared).items()
+    body = [[title, *(str(row.get(metric, "–")) for metric in compared)] for title, row in lines]
+    return [["ours to …", *compared], *body]
+
+
+def median_table(corner: str, rows: list[Row], titles: dict[str, str], columns: dict[str, str]) -> Cells:
+    """Return the table of medians; `columns` are names of figures by heading."""
+    body = []
+    for name, title in titles.items():
+        figures = medians(rows, name)
+        body.append([title, *(number(figures.get(metric)) for metric in columns.values())])
+    return [[corner, *columns], *body]
 
 
 def ratio_cells(result: Result) -> Cells:
     """Return the table of ratios."""
-    body = [[title, *(str(row.get(metric, "–")) for metric in COMPARED)] for title, row in ratios(result).items()]
-    return [["ours to …", *COMPARED], *body]
+    return ratio_table(result.rows, result.titles, COMPARED)
 
 
 def median_cells(result: Result) -> Cells:
     """Return the table of medians."""
-    return _medians(result, "median", {metric: metric for metric in METRICS})
+    return median_table("median", result.rows, result.titles, {metric: metric for metric in METRICS})
 
 
 def cpu_cells(result: Result) -> Cells:
     """Return the table of who used the CPUs."""
-    return _medians(result, "CPUs used by", {user: f"cpus {user}" for user in USERS})
-
-
-def _medians(result: Result, corner: str, columns: dict[str, str]) -> Cells:
-    # `columns` are names of figures by heading.
-    body = []
-    for contestant in result.contestants:
-        figures = medians(result.rows, contestant.name)
-        body.append([contestant.title, *(number(figures.get(name)) for name in columns.values())])
-    return [[corner, *columns], *body]
+    return median_table("CPUs used by", result.rows, result.titles, {user: f"cpus {user}" for user in USERS})
 
 
 def number(value: float | None) -> str:
@@ -130,6 +139,15 @@ def markdown_table(cells: Cells) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
 
 
+def filled(text: str, subject: str, parts: dict[str, str]) -> str:
+    """Return the document `text` with `parts` between their marks: `<!-- SUBJECT NAME -->` … `<!-- end -->`."""
+    for name, part in parts.items():
+        before, mark, rest = text.partition(f"<!-- {subject} {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        text = f"{before}{mark}{part}\n{end}{after}" if end else text
+    return text
+
+
 def draw(result: Result, file: Path) -> None:
     """Draw the ratios of the two rates with their intervals."""
     import matplotlib  # noqa: PLC0415 - it takes a second, and quick runs may end before they get here
@@ -137,7 +155,7 @@ def draw(result: Result, file: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    rows = ratios(result)
+    rows = ratios(result.rows, result.titles, COMPARED)
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.45 * len(rows)), layout="constrained")
     for offset, (metric, colour) in zip((-0.1, 0.1), COLOURS.items(), strict=True):
         points = [(place + offset, row[metric]) for place, row in enumerate(rows.values()) if metric in row]
@@ -163,7 +181,7 @@ def draw(result: Result, file: Path) -> None:
 def write(result: Result, folder: Path) -> None:
     """Write the three files into `folder`; the JSON has every round, and null where there is no number."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**asdict(result), "ratios": ratios(result)}
+    content = {**asdict(result), "ratios": ratios(result.rows, result.titles, COMPARED)}
     (folder / "results.json").write_bytes(to_json(content, indent=1, inf_nan_mode="null") + b"\n")
     (folder / "report.md").write_text(markdown(result))
     draw(result, folder / "ratios.svg")

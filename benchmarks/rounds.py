@@ -2,10 +2,13 @@
 
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks.arena import Load, Process, Running
+
+Contender = TypeVar("Contender", bound=Running)
 
 # What is compared, in the units that people read; for all but the rates less is better.
 METRICS = {
@@ -40,22 +43,40 @@ class Row:
     figures: dict[str, float]
 
 
-def play(field: list[Running], rounds: int, seconds: int, seed: int) -> Iterator[Row]:
-    """Measure all of `field` `rounds` times for `seconds` a route, as they come."""
-    order = random.Random(seed)  # noqa: S311 - to shuffle, and again in the same way
+def take_turns(
+    field: list[Contender],
+    rounds: int,
+    order: random.Random,
+    turn: Callable[[Contender], dict[str, float]],
+    warm: str = "/",
+) -> Iterator[Row]:
+    """Let each of `field` have a turn in each round, while the others stand still; `turn` returns its figures.
+
+    The route `warm` is asked for first, by as many connections as ever.
+    """
     for running in field:
         with running.awake():
-            running.load("/", WARM_UP)
+            running.load(warm, WARM_UP)
     for number in range(rounds):
         order.shuffle(field)
         for running in field:
-            routes = list(running.contestant.answers)
-            order.shuffle(routes)
             with running.awake():
-                loads = {route: running.load(route, seconds) for route in routes}
-                processes = running.processes()
-            figures = _speed(loads) | _cpu(list(loads.values())) | _memory(processes, running.contestant.workers)
+                figures = turn(running)
             yield Row(number, running.contestant.name, figures)
+
+
+def play(field: list[Running], rounds: int, seconds: int, seed: int) -> Iterator[Row]:
+    """Measure all of `field` `rounds` times for `seconds` a route, as they come."""
+    order = random.Random(seed)  # noqa: S311 - to shuffle, and again in the same way
+
+    def turn(running: Running) -> dict[str, float]:
+        routes = list(running.contestant.answers)
+        order.shuffle(routes)
+        loads = {route: running.load(route, seconds) for route in routes}
+        memory = _memory(running.processes(), running.contestant.workers)
+        return _speed(loads) | _cpu(list(loads.values())) | memory
+
+    return take_turns(field, rounds, order, turn)
 
 
 def _speed(loads: dict[str, Load]) -> dict[str, float]:

@@ -37,7 +37,7 @@ def fields(pid: int, name: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print a list of objects: parent (process ID), command, pss (bytes)."""
+    """Print a list of objects: parent (process ID), command, pss (bytes), peak (bytes, of its RSS)."""
     pages = {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a health check that has ended
@@ -50,8 +50,10 @@ def main() -> None:
             unshared = sum(int(rollup[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
             shared = sum(amount / sharers[mapping] for mapping, amount in mapped.items())
             command = cmdline.read().replace("\0", " ").strip()
-            parent = int(fields(pid, "status")["PPid"])
-            processes.append({"parent": parent, "command": command, "pss": round((unshared + shared) * KIB)})
+            status = fields(pid, "status")
+            parent, peak = int(status["PPid"]), int(status["VmHWM"].split()[0]) * KIB
+            pss = round((unshared + shared) * KIB)
+            processes.append({"parent": parent, "command": command, "pss": pss, "peak": peak})
     print(json.dumps(processes))
 
 

@@ -3,6 +3,7 @@
 python3 load/wait.py URL SECONDS '{"/": {"Hello": "World"}}'    (JSON bodies by path)
 """
 
+import functools
 import http.client
 import json
 import ssl
@@ -12,15 +13,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
+@functools.cache
+def trust() -> ssl.SSLContext:
+    """Return what takes whatever certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def connect(url: str) -> http.client.HTTPConnection:
     """Return a connection to `url`; over HTTPS with whatever certificate, as wrk has it."""
     parts = urlsplit(url)
     address = (str(parts.hostname), parts.port)
     if parts.scheme == "http":
         return http.client.HTTPConnection(*address, timeout=2)
-    trust = ssl.create_default_context()
-    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-    return http.client.HTTPSConnection(*address, timeout=2, context=trust)
+    return http.client.HTTPSConnection(*address, timeout=2, context=trust())
 
 
 def fault(url: str, answers: dict[str, Any]) -> str:

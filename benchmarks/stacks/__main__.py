@@ -24,7 +24,6 @@ from greenstack.cli.console import REFUSED, CommandError, out, run, say
 from greenstack.cli.docker import Compose
 
 RESULTS = ROOT / "benchmarks/results"
-DOCUMENT, IMAGES = ROOT / "docs/performance.md", ROOT / "docs/images"
 PROFILE = "prod"
 PROJECT = "stacks"
 TABLES = ("speed", "losses")
@@ -108,19 +107,6 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command line
     folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
     report.write(result, folder)
     say(f"report: {folder.relative_to(ROOT)}/stacks.md")
-
-
-@app.command()
-def document() -> None:
-    """Put the newest result that has both tables into docs/performance.md and docs/images."""
-    files = sorted(RESULTS.glob("*/stacks.json"), reverse=True)
-    results = [result for result in map(report.read, files) if result.rows and result.losses]
-    if not results:
-        raise CommandError("there is no result with both tables: make bench-stacks", status=REFUSED)
-    DOCUMENT.write_text(report.document(results[0], DOCUMENT.read_text()))
-    for name, svg in report.pictures(results[0]).items():
-        (IMAGES / f"{name}.svg").write_text(svg)
-    say(f"docs/performance.md shows the figures of {results[0].when}")
 
 
 if __name__ == "__main__":

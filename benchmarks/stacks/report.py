@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from benchmarks.ratios import against, medians
-from benchmarks.report import Cells, markdown_table, number
+from benchmarks.ratios import medians
+from benchmarks.report import Cells, filled, markdown_table, median_table, ratio_table
 from benchmarks.rounds import Row
 from benchmarks.stacks.contestants import OURS, STACKS
 from benchmarks.stacks.losses import EVENTS, PLANNED, Loss
@@ -35,20 +35,25 @@ class Result:
     rows: list[Row]
     losses: list[Loss]
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The stacks' titles by name."""
+        return {name: TITLES[name] for name in self.stacks}
+
+
+def complete(result: Result) -> bool:
+    """Return whether it has both tables."""
+    return bool(result.rows and result.losses)
+
 
 def ratio_cells(result: Result) -> Cells:
     """Return the table of ratios of ours to the others."""
-    others = [name for name in result.stacks if name != OURS.name]
-    ratios = {name: {metric: against(result.rows, metric, name) for metric in COMPARED} for name in others}
-    body = [[TITLES[name], *(str(row[metric] or "–") for metric in COMPARED)] for name, row in ratios.items()]
-    return [["ours to …", *COMPARED], *body]
+    return ratio_table(result.rows, result.titles, COMPARED)
 
 
 def median_cells(result: Result) -> Cells:
     """Return the table of medians."""
-    figures = {name: medians(result.rows, name) for name in result.stacks}
-    body = [[TITLES[name], *(number(row.get(metric)) for metric in METRICS)] for name, row in figures.items()]
-    return [["median", *METRICS], *body]
+    return median_table("median", result.rows, result.titles, {metric: metric for metric in METRICS})
 
 
 def loss_cells(result: Result) -> Cells:
@@ -150,14 +155,10 @@ def read(file: Path) -> Result:
 
 
 def document(result: Result, text: str) -> str:
-    """Return the document `text` with the tables between its marks: `<!-- stacks NAME -->` … `<!-- end -->`."""
+    """Return the document `text` with the tables between its marks."""
     shown = {name: markdown_table(cells) for name, cells in tables(result).items()}
     for name, (picture, meaning) in PICTURES.items():
         if name in shown:
             shown[name] += f"\n\n![{meaning}](images/{picture}.svg)"
     shown["measured"] = f"`{result.command}` printed them, {result.when}, {result.host}."
-    for name, table in shown.items():
-        before, mark, rest = text.partition(f"<!-- stacks {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        text = f"{before}{mark}{table}\n{end}{after}" if end else text
-    return text
+    return filled(text, "stacks", shown)

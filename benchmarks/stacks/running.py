@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from httpx import TransportError
@@ -155,13 +154,6 @@ class Running(arena.Running):
     def start_load(self) -> None:
         """Start the load's container beside it."""
         self.compose.output("up", "--detach", "--no-build", "--no-deps", "wrk")
-
-    def processes_of_all(self) -> list[dict[str, Any]]:
-        """Return the processes of all its containers; `pss` is in bytes, as if no other container ran."""
-        options = ("--rm", "--network=none", "--user=0", "--cap-add=SYS_PTRACE")
-        names = [container.id for container in self.compose.containers(*self.contestant.services) if container.runs]
-        printed = [output("run", *options, f"--pid=container:{name}", arena.IMAGE, "load/memory.py") for name in names]
-        return [process for processes in printed for process in json.loads(processes)]
 
     def command(self, *arguments: str, **variables: str) -> None:
         """Run `greenstack …` for our stack, as `make …` does; CommandError where it fails."""

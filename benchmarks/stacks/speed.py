@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks import arena
 from benchmarks.arena import Load
 from benchmarks.contestants import WORKERS
-from benchmarks.rounds import WARM_UP, Row
+from benchmarks.rounds import WARM_UP, Row, take_turns
 from benchmarks.stacks.contestants import Stack
 from benchmarks.stacks.running import Running
 from greenstack.cli.console import CommandError
@@ -55,25 +55,14 @@ class Plan:
 def play(field: list[Running], plan: Plan) -> Iterator[Row]:
     """Measure all of `field` in each round of `plan`, as they come."""
     order = random.Random(plan.seed)  # noqa: S311 - to shuffle, and again in the same way
-    for running in field:
-        with running.awake():
-            running.load(ROUTE, plan.seconds)
-    for number in range(plan.rounds):
-        order.shuffle(field)
-        for running in field:
-            with running.awake():
-                figures = _turn(running, plan.seconds)
-            yield Row(number, running.contestant.name, figures)
+    return take_turns(field, plan.rounds, order, lambda running: _turn(running, plan.seconds), ROUTE)
 
 
 def _turn(running: Running, seconds: int) -> dict[str, float]:
     kept = running.load(ROUTE, seconds)
-    figures = {"rate": kept.rate, "p99": kept.p99 * 1e3}
-    if used := [kept.cpu[service] for service in running.contestant.services if service in kept.cpu]:
-        figures["cpu"] = sum(used) / kept.requests * 1e6
+    figures = {"rate": kept.rate, "p99": kept.p99 * 1e3, **kept.cpu_a_request(*running.contestant.services)}
     # At the same rate with as many users: each thinks between two requests.
-    paced = _paced(running, kept, seconds)
-    figures["p99 70%"] = paced.p99 * 1e3
+    figures["p99 70%"] = paced(running, kept, seconds, USERS).p99 * 1e3
     fresh = running.load(ROUTE, seconds, "-H", "Connection: close")
     figures |= {"rate new": fresh.rate, "p99 new": fresh.p99 * 1e3}
     if running.contestant.http2:
@@ -82,8 +71,9 @@ def _turn(running: Running, seconds: int) -> dict[str, float]:
     return figures
 
 
-def _paced(running: Running, kept: Load, seconds: int) -> Load:
-    return running.load(ROUTE, seconds, connections=USERS, think=USERS / (SHARE * kept.rate) * 1e3)
+def paced(running: arena.Running, kept: Load, seconds: int, users: int) -> Load:
+    """Load it with 70 % of the rate of `kept`, its own, by `users` who think between two requests."""
+    return running.load(ROUTE, seconds, connections=users, think=users / (SHARE * kept.rate) * 1e3)
 
 
 def http2(running: Running, seconds: int) -> tuple[float, float]:
@@ -107,7 +97,7 @@ def http2(running: Running, seconds: int) -> tuple[float, float]:
 
 def memory(running: Running) -> float:
     """Return the MB that all its processes have of their own."""
-    return float(sum(process["pss"] for process in running.processes_of_all())) / 1e6
+    return sum(process.pss for process in running.processes_of(*running.contestant.services)) / 1e6
 
 
 def idle(field: list[Running], seconds: float) -> dict[str, float]:

@@ -235,6 +235,15 @@ def test_warm_up_and_measuring_are_one_command(tmp_path: Path, word: str, measur
     assert log.read_text().splitlines()[1:] == measured
 
 
+def test_a_load_can_begin_without_warm_up(tmp_path: Path) -> None:
+    (tmp_path / "wrk").write_text("#!/bin/sh\necho measured\n")
+    (tmp_path / "wrk").chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "WARM_UP": "no"}
+    command = ["sh", str(arena.HERE / "load/wrk.sh"), "2", "url"]
+    done = subprocess.run(command, env=environ, input="go\n", capture_output=True, text=True, check=True)
+    assert done.stdout == "warm\nmeasured\n"
+
+
 def test_cpu_of_the_engine_and_what_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def process(pid: int, name: str, parent: int, own: int, waited: int) -> None:
         (tmp_path / str(pid)).mkdir()

@@ -1,0 +1,1 @@
+"""How this stack grows: what more connections, WebSockets, workers, replicas, larger bodies and each feature cost."""

@@ -39,13 +39,13 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
 
 
 def against(rows: Iterable[Row], metric: str, name: str, ours: str = OURS.name) -> Ratio | None:
-    """Compare ours with the contestant `name`; None where no round has the figure of both."""
+    """Compare ours with the contestant `name`; None where no round has both, or theirs may be 0."""
     rounds: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if metric in row.figures:
             rounds[row.round][row.contestant] = row.figures[metric]
     pairs = [(figures[ours], figures[name]) for figures in rounds.values() if {ours, name} <= figures.keys()]
-    return ratio(pairs) if pairs else None
+    return ratio(pairs) if pairs and all(theirs for _, theirs in pairs) else None
 
 
 def medians(rows: Iterable[Row], name: str) -> dict[str, float]:

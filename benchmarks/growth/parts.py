@@ -29,7 +29,7 @@ METRICS = {
     "memory nginx": "MB of PSS, all processes of nginx",
     "added": "µs of CPU a request in the worker, with it less without it",
 }
-Sizes = dict[str, tuple[int, ...]]
+Sizes = Mapping[str, tuple[int, ...]]
 # The first is what the others are compared with.
 SIZES: Sizes = {
     "connections": (64, 640, 6400),

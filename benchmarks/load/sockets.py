@@ -4,6 +4,7 @@ python3 -m load.sockets URL NUMBER
 """
 
 import sys
+from http.client import HTTPConnection
 
 from .wait import connect
 
@@ -18,7 +19,7 @@ HANDSHAKE = {
 
 def main(url: str, number: str) -> None:
     """Open so many, one after the other."""
-    opened = []
+    opened: list[HTTPConnection] = []
     for _ in range(int(number)):
         connection = connect(url)
         connection.request("GET", "/idle", headers=HANDSHAKE)

@@ -14,10 +14,9 @@ from rich.console import Console
 from benchmarks import arena, versions
 from benchmarks.ratios import FEWEST
 from benchmarks.report import rich_table
-from benchmarks.rounds import Row
 from benchmarks.stacks import report, speed
 from benchmarks.stacks.contestants import OURS, Stack, chosen
-from benchmarks.stacks.losses import EVENTS, Loss, ledger
+from benchmarks.stacks.losses import EVENTS, ledger
 from benchmarks.stacks.running import Certificates, Running
 from greenstack.cli import ROOT, base_images, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
@@ -81,31 +80,30 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command line
     docker.require()
     started = datetime.now(UTC)
     say("building the images")
-    rows: list[Row] = []
-    losses: list[Loss] = []
-    with workshop() as make:
-        packages = versions.of_stacks()
-        with out.status("measuring") as status:
-            if "speed" in wanted:
-                for row in speed.rows(stacks, make, speed.Plan(rounds, seed=seed, rest=rest)):
-                    rows.append(row)
-                    status.update(f"measuring the speed: round {row.round + 1}, {row.contestant}")
-            for stack in stacks if "losses" in wanted else []:
-                status.update(f"counting losses: {stack.name}")
-                losses += ledger(stack, make, happening)
     given = {"ONLY": only, "TABLES": tables, "EVENTS": events}
     options = "".join(f' {name}="{value}"' for name, value in given.items() if value)
     command = f"make bench-stacks{options} ROUNDS={rounds} SEED={seed}"
-    when = f"{started:%Y-%m-%d %H:%M} UTC"
     names = [stack.name for stack in stacks]
-    result = report.Result(command, when, versions.host(), packages, names, rows, losses)
+    folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
+    with workshop() as make:
+        result = report.Result(
+            command, f"{started:%Y-%m-%d %H:%M} UTC", versions.host(), versions.of_stacks(), names, [], []
+        )
+        with out.status("measuring") as status:
+            if "speed" in wanted:
+                for row in speed.rows(stacks, make, speed.Plan(rounds, seed=seed, rest=rest)):
+                    result.rows.append(row)
+                    status.update(f"measuring the speed: round {row.round + 1}, {row.contestant}")
+            for stack in stacks if "losses" in wanted else []:
+                report.save(result, folder)  # minutes of work, whatever the next stack does
+                status.update(f"counting losses: {stack.name}")
+                result.losses.extend(ledger(stack, make, happening))
+    report.write(result, folder)
     # A terminal that is narrower wraps the lines, which is better than cutting figures off.
     wide = Console(width=max(out.width, WIDTH), highlight=False)
     for cells in report.tables(result).values():
         wide.print(rich_table(cells))
         say("")
-    folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
-    report.write(result, folder)
     say(f"report: {folder.relative_to(ROOT)}/stacks.md")
 
 

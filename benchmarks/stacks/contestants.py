@@ -52,7 +52,7 @@ FASTAPI_PAGES = (
 GRANIAN = "-m granian --interface asgi --respawn-failed-workers"
 GRANIAN_PAGES = ("https://github.com/emmett-framework/granian#options",)
 GRANIAN_LIFETIME = 60  # s; the shortest that it allows
-UVICORN_PAGES = ("https://www.uvicorn.org/deployment/", "https://www.uvicorn.org/settings/")
+UVICORN_PAGES = ("https://uvicorn.dev/deployment/", "https://www.uvicorn.org/settings/")
 REQUESTS = 500  # of a worker, where they are counted; at 200/s on two workers one is renewed each 2.5 s
 
 CADDY_PAGES = ("https://caddyserver.com/docs/caddyfile/patterns#reverse-proxy",)
@@ -135,7 +135,7 @@ STACKS = (
         "uvicorn", "uvicorn --workers alone", "alone",
         f"-m uvicorn {_ALONE} --ssl-certfile {_CHAIN} --ssl-keyfile {_KEY} {{recycling}} {{module}}",
         recycling=f"--limit-max-requests {REQUESTS}", reload=_HUP, renewal=_HUP, http2=False,
-        pages=("https://www.uvicorn.org/deployment/#running-with-https", *UVICORN_PAGES),
+        pages=("https://uvicorn.dev/deployment/#running-with-https", *UVICORN_PAGES),
     ),
 )  # fmt: skip
 

@@ -42,8 +42,9 @@ class Result:
 
 
 def complete(result: Result) -> bool:
-    """Return whether it has both tables."""
-    return bool(result.rows and result.losses)
+    """Return whether it has both tables, of every stack."""
+    measured, counted = ({row.contestant for row in result.rows}, {loss.stack for loss in result.losses})
+    return bool(result.stacks) and set(result.stacks) <= measured & counted
 
 
 def ratio_cells(result: Result) -> Cells:
@@ -137,10 +138,15 @@ def markdown(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(result: Result, folder: Path) -> None:
-    """Write JSON, report and pictures into `folder`."""
+def save(result: Result, folder: Path) -> None:
+    """Write what is known so far into `folder`, as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "stacks.json").write_bytes(to_json(asdict(result), indent=1) + b"\n")
+
+
+def write(result: Result, folder: Path) -> None:
+    """Write JSON, report and pictures into `folder`."""
+    save(result, folder)
     (folder / "stacks.md").write_text(markdown(result))
     for name, svg in pictures(result).items():
         (folder / f"{name}.svg").write_text(svg)

@@ -64,6 +64,11 @@ def test_a_round_that_one_lacks_does_not_count() -> None:
     assert against(rows, "p99 /", STOCK.name) is None
 
 
+def test_a_figure_of_zero_gives_no_ratio() -> None:
+    rows = [*played(300, 200), Row(8, OURS.name, {"rate /": 1.0}), Row(8, STOCK.name, {"rate /": 0.0})]
+    assert against(rows, "rate /", STOCK.name) is None
+
+
 def test_medians_are_by_contestant() -> None:
     assert medians(played(300, 200, number=3), OURS.name) == {"rate /": 600}
 

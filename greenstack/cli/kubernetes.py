@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,61 @@ NO_EFFECT = (
 )
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where everything goes. Each call names it: another choice of context meanwhile does not move the rollout."""
+
+    context: str
+    namespace: str
+
+    def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        """Run kubectl there and return what it prints; CommandError with its last line where it fails."""
+        where = (f"--context={self.context}", f"--namespace={self.namespace}")
+        return _kubectl(*arguments, *where, text=text, check=check)
+
+    def apply(self, documents: Sequence[tuple[str, str]], *options: str) -> None:
+        """Apply all but the job of `PRE_DEPLOY`."""
+        text = "---\n".join(text for kind, text in documents if kind != "Job")
+        self.kubectl("apply", "--filename=-", *options, text=text)
+
+    def get(self, name: str) -> Any:
+        """Return an object, or None where there is none of that name."""
+        text = self.kubectl("get", name, "--ignore-not-found", "--output=json")
+        return json.loads(text) if text.strip() else None
+
+    def select(self, kind: str, selector: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind that have these labels."""
+        return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
+
+
 def apply(environment: Environment) -> None:
     """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
     require(environment)
+    cluster = _current()
     documents = render(environment)
-    _apply(documents, "--dry-run=server")  # what the cluster refuses is refused before `PRE_DEPLOY`, and all of it
-    _prepare(environment, documents)
-    before = _get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
-    _apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
-    if fault := _await_rollout():
-        raise CommandError(fault, *_go_back(before))
+    cluster.apply(documents, "--dry-run=server")  # what it refuses is refused before `PRE_DEPLOY`, and all of it
+    _prepare(cluster, environment, documents)
+    before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
+    cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
+    if fault := _await_rollout(cluster):
+        raise CommandError(fault, *_go_back(cluster, before))
 
 
-def _apply(documents: Sequence[tuple[str, str]], *options: str) -> None:
-    """Apply all but the job of `PRE_DEPLOY`."""
-    text = "---\n".join(text for kind, text in documents if kind != "Job")
-    _kubectl("apply", "--filename=-", *options, text=text)
+def _current() -> Cluster:
+    """Say which context and namespace kubectl acts on and return them; CommandError where none is chosen."""
+    config = json.loads(_kubectl("config", "view", "--output=json"))
+    name = config["current-context"]
+    context = next((each["context"] for each in config["contexts"] or () if each["name"] == name), None)
+    if context is None:
+        raise CommandError(
+            f"kubectl has no current context{f' {name}' if name else ''}: kubectl config use-context NAME chooses one, "
+            "and KUBECONFIG names the file that has it",
+            status=REFUSED,
+        )
+    servers = (each["cluster"]["server"] for each in config["clusters"] or () if each["name"] == context["cluster"])
+    cluster = Cluster(name, context.get("namespace") or "default")
+    say(f"applying to namespace {cluster.namespace} of context {name}, {next(servers, 'which names no server')}")
+    return cluster
 
 
 def require(environment: Environment) -> None:
@@ -225,19 +265,19 @@ def _patch(version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": "any"}, "spec": spec}
 
 
-def _prepare(environment: Environment, documents: Sequence[tuple[str, str]]) -> None:
+def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tuple[str, str]]) -> None:
     """Run `PRE_DEPLOY` as a job, with the new settings and in the new image; CommandError where it fails."""
     command = environment.values.get("PRE_DEPLOY")
     if not command:
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
-    _kubectl("delete", JOB, "--ignore-not-found", "--wait")
+    cluster.kubectl("delete", JOB, "--ignore-not-found", "--wait")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
-    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
-    while not (status := _get(JOB)["status"]).get("succeeded"):
-        fault = next((line for pod in _pods("job-name=pre-deploy") for line in _faults(pod)), None)
+    cluster.kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
+    while not (status := cluster.get(JOB)["status"]).get("succeeded"):
+        fault = next((line for pod in cluster.select("pods", "job-name=pre-deploy") for line in _faults(pod)), None)
         if fault or status.get("failed"):
-            output = _kubectl("logs", JOB, check=False).strip().splitlines()
+            output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
             raise CommandError(
                 *output[-20:],
                 f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault or 'its output is above'}",
@@ -246,17 +286,17 @@ def _prepare(environment: Environment, documents: Sequence[tuple[str, str]]) -> 
         time.sleep(POLL)
 
 
-def _await_rollout() -> str | None:
+def _await_rollout(cluster: Cluster) -> str | None:
     """Wait until the pods of the newest revision serve and return None, or the line that says why they cannot."""
     while True:
-        deployment = _get(DEPLOYMENT)
+        deployment = cluster.get(DEPLOYMENT)
         wanted, status = deployment["spec"]["replicas"], deployment["status"]
         if status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]:
             ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
             if ready >= wanted and status.get("replicas", 0) == wanted:
                 say(f"{wanted} pods serve")
                 return None
-            if fault := next((line for pod in _newest_pods(deployment) for line in _faults(pod)), None):
+            if fault := next((line for pod in _newest_pods(cluster, deployment) for line in _faults(pod)), None):
                 return fault
             for condition in status.get("conditions", ()):
                 if condition.get("reason") == "ProgressDeadlineExceeded":
@@ -264,19 +304,15 @@ def _await_rollout() -> str | None:
         time.sleep(POLL)
 
 
-def _newest_pods(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+def _newest_pods(cluster: Cluster, deployment: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the pods of the deployment's newest revision."""
     revision = _revision(deployment)
     hashes = {
         each["metadata"]["labels"]["pod-template-hash"]
-        for each in json.loads(_kubectl("get", "replicasets", f"--selector={PODS}", "--output=json"))["items"]
+        for each in cluster.select("replicasets", PODS)
         if each["metadata"]["annotations"].get(REVISION) == revision
     }
-    return [pod for pod in _pods(PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
-
-
-def _pods(selector: str) -> list[dict[str, Any]]:
-    return list(json.loads(_kubectl("get", "pods", f"--selector={selector}", "--output=json"))["items"])
+    return [pod for pod in cluster.select("pods", PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
 
 
 def _faults(pod: dict[str, Any]) -> Iterator[str]:
@@ -295,14 +331,14 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
             yield f"{container['name']} of {pod['metadata']['name']}: {waiting['reason']}: {last}"
 
 
-def _go_back(before: dict[str, Any] | None) -> Iterator[str]:
+def _go_back(cluster: Cluster, before: dict[str, Any] | None) -> Iterator[str]:
     """Undo a rollout that has failed, and yield the line that says what serves now."""
     if not before or not before["status"].get("availableReplicas"):
         yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
-    elif _revision(_get(DEPLOYMENT)) == _revision(before):
+    elif _revision(cluster.get(DEPLOYMENT)) == _revision(before):
         yield "the pods are of the same version and settings as before: there is nothing to undo"
     else:
-        _kubectl("rollout", "undo", DEPLOYMENT)
+        cluster.kubectl("rollout", "undo", DEPLOYMENT)
         yield "the rollout is undone: what served goes on"
 
 
@@ -310,12 +346,6 @@ def _revision(deployment: dict[str, Any]) -> str | None:
     """Return Kubernetes' number of the version of the pods."""
     number: str | None = deployment["metadata"]["annotations"].get(REVISION)
     return number
-
-
-def _get(name: str) -> Any:
-    """Return an object of the cluster, or None where there is none of that name."""
-    text = _kubectl("get", name, "--ignore-not-found", "--output=json")
-    return json.loads(text) if text.strip() else None
 
 
 def _kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:

@@ -1,5 +1,6 @@
 """`make k8s` up to the cluster: what it refuses, what it makes of a profile, how it tells why pods do not come up."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from greenstack.cli import kubernetes
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
+from greenstack.cli.kubernetes import Cluster
 from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings, parse_duration, parse_size
 from tests.support.programs import needs
@@ -166,22 +168,62 @@ def test_a_value_of_two_lines_is_refused(overlay: Path) -> None:
         kubernetes.render(profile(overlay, "", 'KEY_PEM="a\nb"\n'))
 
 
+HERE = ["--context=prod", "--namespace=shop"]
+CONTEXT = {"name": "prod", "context": {"cluster": "big", "namespace": "shop"}}
+CONFIG = {
+    "current-context": "prod",
+    "contexts": [{"name": "test", "context": {"cluster": "small"}}, CONTEXT],
+    "clusters": [{"name": "big", "cluster": {"server": "https://big.example"}}],
+}
+
+
 class Kubectl:
-    """Notes what is asked of it, and refuses what begins like `refused`."""
+    """Notes what is asked of the cluster, and refuses what begins like `refused`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
         self.asked: list[str] = []
         self.refused = refused
+        self.config: dict[str, Any] = CONFIG
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
         monkeypatch.setattr(kubernetes, "_kubectl", self)
 
     def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         if arguments[0] == "kustomize":
             return "kind: Deployment\n---\nkind: Job\n"
-        self.asked.append(f"{' '.join(arguments)} {' '.join((text or '').split())}".strip())
+        if arguments[0] == "config":
+            return json.dumps(self.config)
+        assert list(arguments[-2:]) == HERE, "each call names the cluster"
+        self.asked.append(f"{' '.join(arguments[:-2])} {' '.join((text or '').split())}".strip())
         if self.asked[-1].startswith(self.refused):
             raise CommandError("no matches for kind")
         return ""
+
+
+def test_the_context_and_namespace_are_said(
+    overlay: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Kubectl(monkeypatch, refused="apply")
+    with pytest.raises(CommandError):
+        kubernetes.apply(profile(overlay))
+    assert capsys.readouterr().out == "applying to namespace shop of context prod, https://big.example\n"
+
+
+def test_a_context_without_namespace_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    Kubectl(monkeypatch).config = {**CONFIG, "current-context": "test"}
+    assert kubernetes._current() == Cluster("test", "default")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{**CONFIG, "current-context": "gone"}, {"current-context": "", "contexts": None, "clusters": None}],
+    ids=["gone", "none"],
+)
+def test_no_current_context_is_refused(overlay: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.config = config
+    with pytest.raises(CommandError, match="no current context") as refused:
+        kubernetes.apply(profile(overlay))
+    assert (len(refused.value.lines), refused.value.status, kubectl.asked) == (1, 2, [])
 
 
 def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +236,7 @@ def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: py
 def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
     monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
-    monkeypatch.setattr(kubernetes, "_await_rollout", lambda: None)
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
     kubernetes.apply(profile(overlay))
     assert [line.split()[0] for line in kubectl.asked] == ["apply", "PRE_DEPLOY", "get", "apply"]
 

@@ -15,6 +15,7 @@ from greenstack.cli import ROOT, RUN, check_env
 from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.environment import SHELL, Environment
 from greenstack.cli.masking import masked
+from greenstack.cli.wait import IMAGE_MARGIN
 from greenstack.server import check
 from greenstack.server.settings import parse_duration, parse_size, speaks_tls
 
@@ -25,7 +26,6 @@ PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
 JOB = "job/pre-deploy"
 REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
-IMAGE_MARGIN = 60  # s that a pod may take for its images and its check, before START_TIMEOUT begins
 POLL = 1.0  # s between two looks at the cluster
 # What a container waits for in vain. The other reasons pass.
 HOPELESS = {
@@ -64,6 +64,12 @@ class Cluster:
         text = self.kubectl("get", name, "--ignore-not-found", "--output=json")
         return json.loads(text) if text.strip() else None
 
+    def require(self, name: str) -> Any:
+        """Return an object; CommandError where somebody has deleted it."""
+        if (found := self.get(name)) is None:
+            raise CommandError(f"{name} is gone from namespace {self.namespace}: somebody has deleted it")
+        return found
+
     def select(self, kind: str, selector: str) -> list[dict[str, Any]]:
         """Return the objects of a kind that have these labels."""
         return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
@@ -75,6 +81,7 @@ def apply(environment: Environment) -> None:
     cluster = _current()
     documents = render(environment)
     cluster.apply(documents, "--dry-run=server")  # what it refuses is refused before `PRE_DEPLOY`, and all of it
+    _require_not_paused(cluster.get(DEPLOYMENT))
     _prepare(cluster, environment, documents)
     before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
     cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
@@ -274,33 +281,61 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
     cluster.kubectl("delete", JOB, "--ignore-not-found", "--wait")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
     cluster.kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
-    while not (status := cluster.get(JOB)["status"]).get("succeeded"):
-        fault = next((line for pod in cluster.select("pods", "job-name=pre-deploy") for line in _faults(pod)), None)
-        if fault or status.get("failed"):
+    longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
+    deadline = time.monotonic() + longest
+    while not (status := cluster.require(JOB)["status"]).get("succeeded"):
+        pods = cluster.select("pods", "job-name=pre-deploy")
+        waits = all(pod["status"]["phase"] == "Pending" for pod in pods)
+        fault = next((line for pod in pods for line in _faults(pod)), None)
+        if status.get("failed"):
+            fault = fault or "its output is above"
+        elif not fault and waits and time.monotonic() > deadline:
+            fault = f"it has not begun after {longest} s: {_obstacle(pods) or f'kubectl describe {JOB} says why'}"
+        if fault:
             output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
+            if waits:  # it would begin later, when nobody expects it
+                cluster.kubectl("delete", JOB, "--wait=false")
             raise CommandError(
                 *output[-20:],
-                f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault or 'its output is above'}",
+                f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault}",
                 "nothing has changed: what served goes on",
             )
         time.sleep(POLL)
 
 
+def _require_not_paused(deployment: dict[str, Any] | None) -> None:
+    """Raise CommandError where somebody has paused the deployment: new pods would be waited for in vain."""
+    if deployment and deployment["spec"].get("paused"):
+        raise CommandError(f"{DEPLOYMENT} is paused, what served goes on: kubectl rollout resume {DEPLOYMENT}")
+
+
+def _obstacle(pods: Sequence[dict[str, Any]]) -> str | None:
+    """Return why no node takes one of `pods`, as the scheduler says it; None where each has its node."""
+    for pod in pods:
+        for condition in pod["status"].get("conditions", ()):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return str(condition["message"])
+    return None
+
+
 def _await_rollout(cluster: Cluster) -> str | None:
     """Wait until the pods of the newest revision serve and return None, or the line that says why they cannot."""
     while True:
-        deployment = cluster.get(DEPLOYMENT)
+        deployment = cluster.require(DEPLOYMENT)
+        _require_not_paused(deployment)
         wanted, status = deployment["spec"]["replicas"], deployment["status"]
         if status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]:
             ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
             if ready >= wanted and status.get("replicas", 0) == wanted:
                 say(f"{wanted} pods serve")
                 return None
-            if fault := next((line for pod in _newest_pods(cluster, deployment) for line in _faults(pod)), None):
+            pods = _newest_pods(cluster, deployment)
+            if fault := next((line for pod in pods for line in _faults(pod)), None):
                 return fault
-            for condition in status.get("conditions", ()):
-                if condition.get("reason") == "ProgressDeadlineExceeded":
-                    return f"the new pods are not ready in time: {condition['message']}"
+            conditions = {each["type"]: each for each in status.get("conditions", ())}
+            if conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
+                refused = conditions.get("ReplicaFailure", conditions["Progressing"])["message"]  # by a quota, say
+                return f"the new pods are not ready in time: {_obstacle(pods) or refused}"
         time.sleep(POLL)
 
 

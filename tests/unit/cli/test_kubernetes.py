@@ -11,6 +11,7 @@ from greenstack.cli import kubernetes
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
 from greenstack.cli.kubernetes import Cluster
+from greenstack.cli.wait import IMAGE_MARGIN
 from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings, parse_duration, parse_size
 from tests.support.programs import needs
@@ -178,12 +179,13 @@ CONFIG = {
 
 
 class Kubectl:
-    """Notes what is asked of the cluster, and refuses what begins like `refused`."""
+    """Notes what is asked of the cluster, refuses what begins like `refused`, and answers what begins like a key."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
         self.asked: list[str] = []
         self.refused = refused
         self.config: dict[str, Any] = CONFIG
+        self.answers: dict[str, Any] = {}
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
         monkeypatch.setattr(kubernetes, "_kubectl", self)
 
@@ -196,7 +198,7 @@ class Kubectl:
         self.asked.append(f"{' '.join(arguments[:-2])} {' '.join((text or '').split())}".strip())
         if self.asked[-1].startswith(self.refused):
             raise CommandError("no matches for kind")
-        return ""
+        return next((json.dumps(say) for asked, say in self.answers.items() if self.asked[-1].startswith(asked)), "")
 
 
 def test_the_context_and_namespace_are_said(
@@ -238,7 +240,54 @@ def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch
     monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
     monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
     kubernetes.apply(profile(overlay))
-    assert [line.split()[0] for line in kubectl.asked] == ["apply", "PRE_DEPLOY", "get", "apply"]
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "get", "PRE_DEPLOY", "get", "apply"]
+
+
+UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
+WAITING = {"items": [{"metadata": {"labels": {"pod-template-hash": "1"}}, "status": {"phase": "Pending"}}]}
+WAITING["items"][0]["status"]["conditions"] = [UNPLACED]
+
+
+def test_a_paused_deployment_is_refused(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.answers = {"get deployment": {"spec": {"paused": True}}}
+    with pytest.raises(CommandError, match="is paused, what served goes on: kubectl rollout resume"):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "get"], "nothing has changed"
+
+
+def test_a_job_that_no_node_takes_is_given_up(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.answers = {"get job": {"status": {}}, "get pods": WAITING}
+    monkeypatch.setattr(kubernetes, "IMAGE_MARGIN", -1)
+    said = "it has not begun after 0 s: 0/2 nodes are available: 2 Insufficient cpu."
+    with pytest.raises(CommandError, match=said):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
+    assert kubectl.asked[-1] == "delete job/pre-deploy --wait=false", "it must not run later"
+
+
+@pytest.mark.parametrize(
+    ("pods", "others", "reason"),
+    [
+        (WAITING, [], "0/2 nodes are available: 2 Insufficient cpu."),
+        ({"items": []}, [{"type": "ReplicaFailure", "message": "exceeded quota"}], "exceeded quota"),
+        ({"items": []}, [], "ReplicaSet has timed out"),
+    ],
+    ids=["no node", "quota", "else"],
+)
+def test_why_pods_are_late_is_told(
+    monkeypatch: pytest.MonkeyPatch, pods: dict[str, Any], others: list[dict[str, str]], reason: str
+) -> None:
+    late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet has timed out"}
+    metadata = {"generation": 1, "annotations": {kubernetes.REVISION: "2"}, "labels": {"pod-template-hash": "1"}}
+    status = {"observedGeneration": 1, "conditions": [late, *others]}
+    deployment = {"metadata": metadata, "spec": {"replicas": 2}, "status": status}
+    Kubectl(monkeypatch).answers = {
+        "get deployment": deployment,
+        "get replicasets": {"items": [deployment]},
+        "get pods": pods,
+    }
+    assert kubernetes._await_rollout(Cluster("prod", "shop")) == f"the new pods are not ready in time: {reason}"
 
 
 def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:
@@ -277,7 +326,7 @@ def test_the_files_have_the_defaults_of_the_settings() -> None:
     assert app["resources"]["limits"] == {"memory": "1Gi"}
     assert parse_size(settings.memory_limit) == 1 << 30
     assert nginx["startupProbe"]["failureThreshold"] == settings.start_timeout
-    assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + kubernetes.IMAGE_MARGIN
+    assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + IMAGE_MARGIN
     # nginx goes on for 5 s, then both may take GRACEFUL_TIMEOUT, one after the other.
     assert nginx["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
     assert grace >= 5 + 2 * settings.graceful_timeout + 5

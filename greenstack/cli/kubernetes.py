@@ -23,10 +23,12 @@ FOLDER = ROOT / "deploy/kubernetes"
 OVERLAY = RUN / "kubernetes"
 DEPLOYMENT = "deployment/greenstack"
 PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
+WATCH = f"kubectl rollout status {DEPLOYMENT}"
 JOB = "job/pre-deploy"
 REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
 POLL = 1.0  # s between two looks at the cluster
+PATIENCE = 30  # s that the API server may be away: it is updated, or moves to another machine
 # What a container waits for in vain. The other reasons pass.
 HOPELESS = {
     "CrashLoopBackOff",
@@ -40,6 +42,10 @@ NO_EFFECT = (
     *("HTTP_HOST", "HTTP_PORT", "LOG_MAX_FILE", "LOG_MAX_SIZE", "METRICS", "METRICS_PORT"),
     *("METRICS_RETENTION", "NETWORK_INTERNAL", "NGINX_MEMORY_LIMIT", "PIDS_LIMIT"),
 )
+
+
+class Unanswered(CommandError):
+    """The cluster does not say what it does."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Cluster:
 
     def get(self, name: str) -> Any:
         """Return an object, or None where there is none of that name."""
-        text = self.kubectl("get", name, "--ignore-not-found", "--output=json")
+        text = self._read(name, "--ignore-not-found")
         return json.loads(text) if text.strip() else None
 
     def require(self, name: str) -> Any:
@@ -72,7 +78,18 @@ class Cluster:
 
     def select(self, kind: str, selector: str) -> list[dict[str, Any]]:
         """Return the objects of a kind that have these labels."""
-        return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
+        return list(json.loads(self._read(kind, f"--selector={selector}"))["items"])
+
+    def _read(self, *arguments: str) -> str:
+        """Return what `kubectl get` tells, asked until it answers; Unanswered where it does not for `PATIENCE`."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.kubectl("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
+            except CommandError as failure:
+                if time.monotonic() >= deadline:
+                    raise Unanswered(*failure.lines) from failure
+            time.sleep(POLL)
 
 
 def apply(environment: Environment) -> None:
@@ -82,10 +99,18 @@ def apply(environment: Environment) -> None:
     documents = render(environment)
     cluster.apply(documents, "--dry-run=server")  # what it refuses is refused before `PRE_DEPLOY`, and all of it
     _require_not_paused(cluster.get(DEPLOYMENT))
-    _prepare(cluster, environment, documents)
+    try:
+        _prepare(cluster, environment, documents)
+    except Unanswered as silence:
+        raise CommandError(*silence.lines, f"PRE_DEPLOY goes on by itself: kubectl logs {JOB}") from silence
     before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
     cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
-    if fault := _await_rollout(cluster):
+    try:
+        fault = _await_rollout(cluster)
+    except Unanswered as silence:
+        outcome = f"the rollout goes on by itself, what served goes on until it is done: {WATCH}"
+        raise CommandError(*silence.lines, outcome) from silence
+    if fault:
         raise CommandError(fault, *_go_back(cluster, before))
 
 
@@ -368,13 +393,20 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
 
 def _go_back(cluster: Cluster, before: dict[str, Any] | None) -> Iterator[str]:
     """Undo a rollout that has failed, and yield the line that says what serves now."""
+    try:
+        yield _undo(cluster, before)
+    except CommandError as failure:
+        yield from failure.lines
+        yield f"the rollout is not undone, what served goes on: kubectl rollout undo {DEPLOYMENT}"
+
+
+def _undo(cluster: Cluster, before: dict[str, Any] | None) -> str:
     if not before or not before["status"].get("availableReplicas"):
-        yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
-    elif _revision(cluster.get(DEPLOYMENT)) == _revision(before):
-        yield "the pods are of the same version and settings as before: there is nothing to undo"
-    else:
-        cluster.kubectl("rollout", "undo", DEPLOYMENT)
-        yield "the rollout is undone: what served goes on"
+        return f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
+    if _revision(cluster.get(DEPLOYMENT)) == _revision(before):
+        return "the pods are of the same version and settings as before: there is nothing to undo"
+    cluster.kubectl("rollout", "undo", DEPLOYMENT)
+    return "the rollout is undone: what served goes on"
 
 
 def _revision(deployment: dict[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """`make k8s` up to the cluster: what it refuses, what it makes of a profile, how it tells why pods do not come up."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,38 @@ def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch
     monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
     kubernetes.apply(profile(overlay))
     assert [line.split()[0] for line in kubectl.asked] == ["apply", "get", "PRE_DEPLOY", "get", "apply"]
+
+
+def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="get")
+    monkeypatch.setattr(kubernetes.time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
+    assert Cluster("prod", "shop").get("job/pre-deploy") is None
+    assert len(kubectl.asked) == 2
+
+
+def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    monkeypatch.setattr(kubernetes, "PATIENCE", 0)
+    apply = Cluster.apply
+
+    def then_silent(cluster: Cluster, documents: Sequence[tuple[str, str]], *options: str) -> None:
+        apply(cluster, documents, *options)
+        kubectl.refused = "none" if options else "get"
+
+    monkeypatch.setattr(Cluster, "apply", then_silent)
+    with pytest.raises(CommandError) as failure:
+        kubernetes.apply(profile(overlay))
+    assert failure.value.lines[0] == "no matches for kind"
+    assert failure.value.lines[1].endswith("until it is done: kubectl rollout status deployment/greenstack")
+
+
+def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="rollout")
+    kubectl.answers = {"get": {"metadata": {"annotations": {kubernetes.REVISION: "2"}}}}
+    before = {"metadata": {"annotations": {kubernetes.REVISION: "1"}}, "status": {"availableReplicas": 2}}
+    lines = list(kubernetes._go_back(Cluster("prod", "shop"), before))
+    assert lines[0] == "no matches for kind"
+    assert lines[1].startswith("the rollout is not undone, what served goes on: kubectl rollout undo")
 
 
 UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}

@@ -26,6 +26,7 @@ PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
 WATCH = f"kubectl rollout status {DEPLOYMENT}"
 JOB = "job/pre-deploy"
 REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
+APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # what `kubectl apply` compares a new text with
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
 POLL = 1.0  # s between two looks at the cluster
 PATIENCE = 30  # s that the API server may be away: it is updated, or moves to another machine
@@ -44,7 +45,7 @@ NO_EFFECT = (
 )
 
 
-class Unanswered(CommandError):
+class SilenceError(CommandError):
     """The cluster does not say what it does."""
 
 
@@ -81,14 +82,14 @@ class Cluster:
         return list(json.loads(self._read(kind, f"--selector={selector}"))["items"])
 
     def _read(self, *arguments: str) -> str:
-        """Return what `kubectl get` tells, asked until it answers; Unanswered where it does not for `PATIENCE`."""
+        """Return what `kubectl get` tells, asked until it answers; SilenceError where it does not for `PATIENCE`."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 return self.kubectl("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
             except CommandError as failure:
                 if time.monotonic() >= deadline:
-                    raise Unanswered(*failure.lines) from failure
+                    raise SilenceError(*failure.lines) from failure
             time.sleep(POLL)
 
 
@@ -101,17 +102,18 @@ def apply(environment: Environment) -> None:
     _require_not_paused(cluster.get(DEPLOYMENT))
     try:
         _prepare(cluster, environment, documents)
-    except Unanswered as silence:
+    except SilenceError as silence:
         raise CommandError(*silence.lines, f"PRE_DEPLOY goes on by itself: kubectl logs {JOB}") from silence
     before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
+    serving = _serving(cluster)
     cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
     try:
         fault = _await_rollout(cluster)
-    except Unanswered as silence:
+    except SilenceError as silence:
         outcome = f"the rollout goes on by itself, what served goes on until it is done: {WATCH}"
         raise CommandError(*silence.lines, outcome) from silence
     if fault:
-        raise CommandError(fault, *_go_back(cluster, before))
+        raise CommandError(fault, *_go_back(cluster, before, serving))
 
 
 def _current() -> Cluster:
@@ -391,22 +393,36 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
             yield f"{container['name']} of {pod['metadata']['name']}: {waiting['reason']}: {last}"
 
 
-def _go_back(cluster: Cluster, before: dict[str, Any] | None) -> Iterator[str]:
-    """Undo a rollout that has failed, and yield the line that says what serves now."""
+def _serving(cluster: Cluster) -> dict[str, Any] | None:
+    """Return the replica set of most of the pods that serve, the newest of equals; None where no pod serves."""
+
+    def strength(each: dict[str, Any]) -> tuple[int, int]:
+        return each["status"].get("availableReplicas", 0), int(each["metadata"]["annotations"][REVISION])
+
+    strongest = max(cluster.select("replicasets", PODS), key=strength, default=None)
+    return strongest if strongest and strength(strongest)[0] else None
+
+
+def _go_back(cluster: Cluster, before: dict[str, Any] | None, serving: dict[str, Any] | None) -> Iterator[str]:
+    """Bring back what served before a rollout that has failed, and yield the line that says what serves now."""
+    if not before or not serving:
+        yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
+        return
     try:
-        yield _undo(cluster, before)
+        now = cluster.require(f"replicaset/{serving['metadata']['name']}")
+        if _revision(cluster.require(DEPLOYMENT)) == _revision(now):
+            yield "the pods are of the same version and settings as before: there is nothing to undo"
+            return
+        # By number, as the one before this may have failed, too.
+        cluster.kubectl("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
+        if _revision(before) == _revision(serving) and (text := before["metadata"]["annotations"].get(APPLIED)):
+            # Else the next apply would compare with what has failed, and keep what was only in this version.
+            cluster.kubectl("annotate", "--overwrite", DEPLOYMENT, f"{APPLIED}={text}")
+        yield "the rollout is undone: what served goes on"
     except CommandError as failure:
         yield from failure.lines
-        yield f"the rollout is not undone, what served goes on: kubectl rollout undo {DEPLOYMENT}"
-
-
-def _undo(cluster: Cluster, before: dict[str, Any] | None) -> str:
-    if not before or not before["status"].get("availableReplicas"):
-        return f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
-    if _revision(cluster.get(DEPLOYMENT)) == _revision(before):
-        return "the pods are of the same version and settings as before: there is nothing to undo"
-    cluster.kubectl("rollout", "undo", DEPLOYMENT)
-    return "the rollout is undone: what served goes on"
+        undo = f"kubectl rollout undo {DEPLOYMENT} --to-revision={_revision(serving)}"
+        yield f"the rollout is not undone, what served goes on: {undo}"
 
 
 def _revision(deployment: dict[str, Any]) -> str | None:

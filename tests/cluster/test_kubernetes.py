@@ -137,6 +137,34 @@ def test_what_cannot_serve_is_undone(cluster: Cluster, judge: Judge, setting: di
     judge(f"make k8s {next(iter(setting))}=…, undone", load.result)
 
 
+def test_an_undo_goes_to_what_served(cluster: Cluster) -> None:
+    before = cluster.ready()
+    # One that fails, and that nobody has undone.
+    cluster.kubectl("set", "env", DEPLOYMENT, "--containers=*", "MAX_WORKERS=zero")
+    until(lambda: len(cluster.pods()) == 3, "a pod of it", 60)
+    assert "what served goes on" in cluster.k8s(check=False, APP_MODULE="nope:app")
+    cluster.settle(2)
+    assert cluster.ready() == before
+
+
+def test_an_undo_keeps_no_field_alive(cluster: Cluster) -> None:
+    cluster.k8s(CPUS="0.9")
+    cluster.k8s(check=False, APP_MODULE="nope:app")
+    cluster.k8s()
+    containers = cluster.get(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    (limits,) = (each["resources"]["limits"] for each in containers if each["name"] == "app")
+    assert limits == {"memory": "1Gi"}, "no limit of CPUS, as in the last profile"
+
+
+def test_a_paused_deployment_is_refused(cluster: Cluster) -> None:
+    cluster.kubectl("rollout", "pause", DEPLOYMENT)
+    try:
+        said = cluster.k8s(check=False, PROBE_VERSION="never")
+    finally:
+        cluster.kubectl("rollout", "resume", DEPLOYMENT)
+    assert said.splitlines()[-1].startswith(f"{DEPLOYMENT} is paused, what served goes on")
+
+
 def test_requests_are_lost_without_the_stop_hooks(cluster: Cluster, figure: AddFigure) -> None:
     """The control: it shows that the load finds what a bare pod loses."""
     bare = [{"name": name, "lifecycle": None} for name in ("app", "nginx")]

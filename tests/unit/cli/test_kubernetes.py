@@ -240,6 +240,7 @@ def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch
     kubectl = Kubectl(monkeypatch)
     monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
     monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
     kubernetes.apply(profile(overlay))
     assert [line.split()[0] for line in kubectl.asked] == ["apply", "get", "PRE_DEPLOY", "get", "apply"]
 
@@ -254,6 +255,7 @@ def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch
 def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
     monkeypatch.setattr(kubernetes, "PATIENCE", 0)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
     apply = Cluster.apply
 
     def then_silent(cluster: Cluster, documents: Sequence[tuple[str, str]], *options: str) -> None:
@@ -267,13 +269,48 @@ def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.Monke
     assert failure.value.lines[1].endswith("until it is done: kubectl rollout status deployment/greenstack")
 
 
+def revision(number: int, available: int = 0, applied: str = "") -> dict[str, Any]:
+    """Return a replica set or a deployment of that revision."""
+    annotations = {kubernetes.REVISION: str(number)} | ({kubernetes.APPLIED: applied} if applied else {})
+    return {
+        "metadata": {"name": f"greenstack-{number}", "annotations": annotations},
+        "status": {"availableReplicas": available},
+    }
+
+
+def undone(kubectl: Kubectl, before: int, sets: list[dict[str, Any]]) -> list[str]:
+    """Let revision 12 fail where the deployment was of revision `before`, and return what is said."""
+    kubectl.answers = {f"get replicaset/{each['metadata']['name']}": each for each in sets}
+    kubectl.answers |= {"get replicasets": {"items": sets}, "get deployment": revision(12)}
+    here = Cluster("prod", "shop")
+    return list(kubernetes._go_back(here, revision(before, applied='{"a": 1}'), kubernetes._serving(here)))
+
+
+def test_an_undo_goes_to_what_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    sets = [revision(9, available=2), revision(11), revision(10, available=1)]
+    assert undone(kubectl, 11, sets) == ["the rollout is undone: what served goes on"]
+    assert kubectl.asked[-1] == "rollout undo deployment/greenstack --to-revision=9"
+
+
+def test_an_undo_takes_the_applied_text_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    undone(kubectl, 11, [revision(11, available=2)])
+    assert kubectl.asked[-1] == f'annotate --overwrite deployment/greenstack {kubernetes.APPLIED}={{"a": 1}}'
+
+
+def test_the_version_that_serves_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing to undo" in undone(Kubectl(monkeypatch), 12, [revision(12, available=2)])[0]
+
+
+def test_where_nothing_served_nothing_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing served before" in undone(Kubectl(monkeypatch), 11, [revision(11), revision(12)])[0]
+
+
 def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    kubectl = Kubectl(monkeypatch, refused="rollout")
-    kubectl.answers = {"get": {"metadata": {"annotations": {kubernetes.REVISION: "2"}}}}
-    before = {"metadata": {"annotations": {kubernetes.REVISION: "1"}}, "status": {"availableReplicas": 2}}
-    lines = list(kubernetes._go_back(Cluster("prod", "shop"), before))
+    lines = undone(Kubectl(monkeypatch, refused="rollout"), 11, [revision(11, available=2)])
     assert lines[0] == "no matches for kind"
-    assert lines[1].startswith("the rollout is not undone, what served goes on: kubectl rollout undo")
+    assert lines[1].endswith("what served goes on: kubectl rollout undo deployment/greenstack --to-revision=11")
 
 
 UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}

@@ -38,6 +38,7 @@ HOPELESS = {
     "InvalidImageName",
     "CreateContainerConfigError",
 }
+IMAGES = {"IMAGE": "application", "EDGE_IMAGE": "nginx"}  # the variables that name what runs, and what it is
 # What Compose or the engine does with these, a cluster does by its own means.
 NO_EFFECT = (
     *("HTTP_HOST", "HTTP_PORT", "LOG_MAX_FILE", "LOG_MAX_SIZE", "METRICS", "METRICS_PORT"),
@@ -184,7 +185,7 @@ def _misfits(environment: Environment) -> Iterator[str]:
     values = environment.values
     if not environment.files:
         yield "PROFILE: is not set; allowed: the profile whose settings the cluster gets, as in make k8s PROFILE=prod"
-    for name, what in (("IMAGE", "application"), ("EDGE_IMAGE", "nginx")):
+    for name, what in IMAGES.items():
         if not values.get(name):
             yield f"{name}: is not set; allowed: the {what}'s image as the cluster pulls it, registry/name:version"
     if speaks_tls(values):
@@ -214,7 +215,8 @@ def render(environment: Environment, replicas: int | None = None) -> list[tuple[
     OVERLAY.chmod(0o700)  # local.env may hold secrets
     local = _local_values(environment)
     _write_env("local.env", {name: value for name, value in local.items() if name in check.NAMES})
-    _write_env("local-secret.env", {name: value for name, value in local.items() if check_env.is_applications(name)})
+    others = {name: value for name, value in local.items() if check_env.is_applications(name) and name not in IMAGES}
+    _write_env("local-secret.env", others)
     overlay = json.dumps(_overlay(environment, replicas), indent=2)
     (OVERLAY / "kustomization.yaml").write_text(overlay)  # JSON is YAML
     text = _kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(OVERLAY))

@@ -13,13 +13,12 @@ from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked
-from greenstack.cli.stack_file import StackFile
+from greenstack.cli.stack_file import IMAGES, StackFile
 from greenstack.cli.wait import wait_until
 from greenstack.server.settings import parse_duration
 
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
-IMAGES = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name the images in a registry
 # Tasks of a new service that fail before it is given up: a network that a node does not know yet makes one fail, too.
 FAILURES = 3
 STACK = "com.docker.stack.namespace"  # the label of what `docker stack deploy` makes

@@ -120,6 +120,13 @@ def test_secrets_reach_the_app_and_not_nginx(overlay: Path) -> None:
 
 
 @needs("kubectl")
+def test_the_names_of_images_reach_no_container(overlay: Path) -> None:
+    objects = rendered(profile(overlay, "", "A=b\nIMAGE=registry.example/app:2\nEDGE_IMAGE=registry.example/nginx:2\n"))
+    assert one(objects, "Secret", "local-secret")["data"] == {"A": "Yg=="}
+    assert not one(objects, "ConfigMap", "local-").get("data")
+
+
+@needs("kubectl")
 def test_the_shell_comes_before_the_files(overlay: Path) -> None:
     objects = rendered(
         profile(overlay, "COLOUR=red\nMAX_WORKERS=2\n", COLOUR="blue", MAX_WORKERS="3", LOG_LEVEL="debug")

@@ -1,6 +1,7 @@
 """`make k8s` up to the cluster: what it refuses, what it makes of a profile, how it tells why pods do not come up."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def test_images_and_limits_come_from_the_profile(overlay: Path) -> None:
     assert app["resources"]["limits"] == {"memory": 512 << 20, "cpu": "1.5"}
     assert (spec["replicas"], pod["terminationGracePeriodSeconds"]) == (5, 315)
     assert (nginx["startupProbe"]["failureThreshold"], spec["progressDeadlineSeconds"]) == (20, 80)
+
+
+def test_all_that_selects_pods_selects_the_same() -> None:
+    texts = [(kubernetes.FOLDER / name).read_text() for name in ("deployment.yaml", "service.yaml", "podmonitor.yaml")]
+    deployment, service, budget, policy, monitor = (each for text in texts for each in yaml.safe_load_all(text))
+    labels = dict(pair.split("=") for pair in kubernetes.PODS.split(","))
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"] == labels
+    selectors = [deployment["spec"]["selector"], budget["spec"]["selector"], policy["spec"]["podSelector"]]
+    selectors += [monitor["spec"]["selector"], *(each["labelSelector"] for each in spread)]
+    assert selectors == [{"matchLabels": labels}] * 6
 
 
 @needs("kubectl")
@@ -404,6 +416,16 @@ def test_the_files_have_the_defaults_of_the_settings() -> None:
     assert parse_size(settings.memory_limit) == 1 << 30
     assert nginx["startupProbe"]["failureThreshold"] == settings.start_timeout
     assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + IMAGE_MARGIN
-    # nginx goes on for 5 s, then both may take GRACEFUL_TIMEOUT, one after the other.
-    assert nginx["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
-    assert grace >= 5 + 2 * settings.graceful_timeout + 5
+
+
+def test_the_stop_hooks_have_time_for_each_other() -> None:
+    (deployment,) = yaml.safe_load_all((kubernetes.FOLDER / "deployment.yaml").read_text())
+    spec = deployment["spec"]["template"]["spec"]
+    hooks = {each["name"]: each["lifecycle"]["preStop"]["exec"]["command"] for each in spec["containers"]}
+    sleep, heard = hooks["nginx"]
+    margin, default = map(int, re.findall(r" \+ (\d+) \+ int\(os\.environ\.get\(.* or (\d+)\)", hooks["app"][-1])[0])
+    settings = Settings()
+    assert (sleep, default) == ("sleep", settings.graceful_timeout)
+    # The app waits for nginx, which goes on and then takes GRACEFUL_TIMEOUT; the app may take that once more.
+    assert int(heard) < margin < kubernetes.HEARD
+    assert margin + 2 * settings.graceful_timeout < spec["terminationGracePeriodSeconds"]

@@ -23,7 +23,6 @@ FOLDER = ROOT / "deploy/kubernetes"
 OVERLAY = RUN / "kubernetes"
 DEPLOYMENT = "deployment/greenstack"
 PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
-WATCH = f"kubectl rollout status {DEPLOYMENT}"
 JOB = "job/pre-deploy"
 REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # what `kubectl apply` compares a new text with
@@ -111,8 +110,8 @@ def apply(environment: Environment) -> None:
     try:
         fault = _await_rollout(cluster)
     except SilenceError as silence:
-        outcome = f"the rollout goes on by itself, what served goes on until it is done: {WATCH}"
-        raise CommandError(*silence.lines, outcome) from silence
+        outcome = "the rollout goes on by itself, what served goes on until it is done"
+        raise CommandError(*silence.lines, f"{outcome}: kubectl rollout status {DEPLOYMENT}") from silence
     if fault:
         raise CommandError(fault, *_go_back(cluster, before, serving))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch
 
 def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch, refused="get")
-    monkeypatch.setattr(kubernetes.time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
     assert Cluster("prod", "shop").get("job/pre-deploy") is None
     assert len(kubectl.asked) == 2
 
@@ -333,8 +334,8 @@ def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
-WAITING = {"items": [{"metadata": {"labels": {"pod-template-hash": "1"}}, "status": {"phase": "Pending"}}]}
-WAITING["items"][0]["status"]["conditions"] = [UNPLACED]
+PENDING = {"phase": "Pending", "conditions": [UNPLACED]}
+WAITING = {"items": [{"metadata": {"labels": {"pod-template-hash": "1"}}, "status": PENDING}]}
 
 
 def test_a_paused_deployment_is_refused(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@
 set -eu
 # shellcheck source=SCRIPTDIR/debian.sh
 . "$(dirname "$0")/debian.sh"
+# shellcheck source=SCRIPTDIR/nodes.sh
+. "$(dirname "$0")/nodes.sh"
 
 CACHE=${XDG_CACHE_HOME:-/var/cache}/greenstack/kubernetes # what was built; `down` leaves it
 STATE=/var/lib/greenstack-kubernetes                      # what runs: keys, logs, data, images
@@ -120,6 +122,10 @@ start() {
 # node NUMBER: the namespaces of a node, held by a process that sleeps. /var/log is its own, because a kubelet removes
 # the logs of pods that it does not know. nsenter, because `ip netns exec` would hide the control groups.
 node() {
+    for other in $NODES; do
+        [ "$other" = "$1" ] || ip -n "gsk$1" route add "$PODS.$other.0/24" via "$NET.$other"
+    done
+    nsenter --net="/run/netns/gsk$1" sysctl -qw net.ipv4.ip_forward=1
     mkdir -p "$STATE/n$1/log"
     : >"$STATE/n$1/log/here"
     # shellcheck disable=SC2016 # the inner shell's $0
@@ -151,30 +157,6 @@ await() {
         [ "$(date +%s)" -lt "$end" ] ||
             { tail -n 20 "$log" >&2; die "not within $DEADLINE s: $what; the end of $log is above"; }
         sleep 0.2
-    done
-}
-
-# One switch, and a cable from each node to it. This machine has one, too, so that KUBECONFIG works from outside.
-network() {
-    ip netns add "$SWITCH"
-    ip -n "$SWITCH" link add br0 type bridge
-    ip -n "$SWITCH" link set br0 up
-    ip link add gsk-host type veth peer name host netns "$SWITCH"
-    ip -n "$SWITCH" link set host master br0 up
-    ip addr add "$NET.254/24" dev gsk-host
-    ip link set gsk-host up
-    for n in $NODES; do
-        ip netns add "gsk$n"
-        ip -n "gsk$n" link set lo up
-        ip link add eth0 netns "gsk$n" type veth peer name "k$n" netns "$SWITCH"
-        ip -n "$SWITCH" link set "k$n" master br0 up
-        ip -n "gsk$n" addr add "$NET.$n/24" dev eth0
-        ip -n "gsk$n" link set eth0 up
-        ip -n "gsk$n" route add default via "$NET.254"
-        for other in $NODES; do
-            [ "$other" = "$n" ] || ip -n "gsk$n" route add "$PODS.$other.0/24" via "$NET.$other"
-        done
-        nsenter --net="/run/netns/gsk$n" sysctl -qw net.ipv4.ip_forward=1
     done
 }
 
@@ -216,7 +198,7 @@ control_plane() {
         --kubelet-preferred-address-types InternalIP --service-cluster-ip-range "$SERVICES.0.0/16" \
         --service-account-key-file "$STATE/pki/accounts.key" \
         --service-account-signing-key-file "$STATE/pki/accounts.key" \
-        --service-account-issuer https://kubernetes.default
+        --service-account-issuer https://kubernetes.default --feature-gates HPAContainerMetrics=true
     # Meanwhile, as it takes some seconds.
     for n in $NODES; do containerd "$n"; done
     await "the API server answers" "$STATE/n1/kube-apiserver.log" kubectl get --raw /readyz
@@ -298,7 +280,7 @@ up() {
         nodes_ready 2>/dev/null || die "$STATE is there and the cluster does not answer: tools/kubernetes.sh down"
     else
         mkdir -p "$STATE/n1" "$STATE/n2"
-        network
+        network gsk gsk-host "$NET.254"
         for n in $NODES; do node "$n"; done
         keys
         control_plane
@@ -312,13 +294,16 @@ up() {
     echo "$KUBECONFIG"
 }
 
-# A kubectl for what 1.20 does not know yet: its disruption budget is of v1beta1, and otherwise the same.
+# A kubectl for what 1.20 does not know yet: its disruption budget and its autoscaler are betas, and otherwise the same.
 client() {
     mkdir "$STATE/bin"
     cat >"$STATE/bin/kubectl" <<EOF
 #!/bin/sh
 case "\$*" in
-    *--filename=-*) sed 's|^apiVersion: policy/v1\$|&beta1|' | "$CACHE/root/usr/bin/kubectl" "\$@" ;;
+    *--filename=-*)
+        sed 's|^apiVersion: policy/v1\$|&beta1|; s|^apiVersion: autoscaling/v2\$|&beta2|' |
+            "$CACHE/root/usr/bin/kubectl" "\$@"
+        ;;
     *) exec "$CACHE/root/usr/bin/kubectl" "\$@" ;;
 esac
 EOF
@@ -365,14 +350,8 @@ down() {
         end_containers "$n" >/dev/null 2>&1 || true
         for name in kube-apiserver etcd containerd sleep; do stop "$n" "$name"; done
     done
-    awk -v state="$STATE/" 'index($2, state) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
-    for folder in /sys/fs/cgroup/*/gsk[12] /sys/fs/cgroup/gsk[12]; do
-        [ ! -d "$folder" ] || find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    done
-    for name in gsk1 gsk2 "$SWITCH"; do [ ! -e "/run/netns/$name" ] || ip netns del "$name"; done
-    ip link del gsk-host 2>/dev/null || true
     docker image rm greenstack.test/pause:1 >/dev/null 2>&1 || true
-    rm -rf --one-file-system "$STATE"
+    end_nodes gsk gsk-host "$STATE"
 }
 
 need_debian_root
@@ -383,8 +362,8 @@ case ${1:-} in
         up
         ;;
     load) shift && load "$@" ;;
-    cut) ip -n "$SWITCH" link set k2 down ;;
-    mend) ip -n "$SWITCH" link set k2 up ;;
+    cut) ip -n "$SWITCH" link set n2 down ;;
+    mend) ip -n "$SWITCH" link set n2 up ;;
     down) down ;;
     *) die "'${1:-}': build, up, load IMAGE…, cut, mend or down" ;;
 esac

@@ -12,10 +12,12 @@
 set -eu
 # shellcheck source=SCRIPTDIR/debian.sh
 . "$(dirname "$0")/debian.sh"
+# shellcheck source=SCRIPTDIR/nodes.sh
+. "$(dirname "$0")/nodes.sh"
 
 FOLDER=/var/tmp/greenstack-swarm # not /tmp, which can be memory
 NODES='1 2 3'
-LAN=greenstack-lan
+SWITCH=greenstack-lan
 NET=10.77.0
 REGISTRY=$NET.254:5000
 DEADLINE=60 # s; a start took 4 s
@@ -37,40 +39,6 @@ await() {
     done
 }
 
-# Prints the ids of our servers: the dockerds, their containerds and their shims, the registry. Each names a file of ours.
-ours() {
-    for process in /proc/[0-9]*; do
-        case "$(readlink "$process/exe")" in
-            */dockerd | */containerd | */containerd-shim* | */docker-registry) ;;
-            *) continue ;;
-        esac
-        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -q "$FOLDER/"; then echo "${process#/proc/}"; fi
-    done
-}
-none_is_ours() { [ -z "$(ours)" ]; }
-
-network() {
-    ip netns add "$LAN"
-    ip -n "$LAN" link set lo up
-    ip -n "$LAN" link add lan type bridge
-    ip -n "$LAN" addr add "$NET.254/24" dev lan
-    ip -n "$LAN" link set lan up
-    for number in $NODES; do
-        ip netns add "greenstack-n$number"
-        ip -n "greenstack-n$number" link set lo up
-        ip link add eth0 netns "greenstack-n$number" type veth peer name "n$number" netns "$LAN"
-        ip -n "$LAN" link set "n$number" master lan up
-        ip -n "greenstack-n$number" addr add "$NET.$number/24" dev eth0
-        ip -n "greenstack-n$number" link set eth0 up
-        ip -n "greenstack-n$number" route add default via "$NET.254"
-    done
-    # This machine's own end, for whoever sends requests.
-    ip link add "$LAN" type veth peer name host netns "$LAN"
-    ip -n "$LAN" link set host master lan up
-    ip addr add "$NET.253/24" dev "$LAN"
-    ip link set "$LAN" up
-}
-
 start_registry() {
     cat >"$FOLDER/registry.yml" <<END
 version: 0.1
@@ -78,7 +46,7 @@ log: {level: error, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: $FOLDER/registry}}
 http: {addr: $REGISTRY}
 END
-    setsid nsenter "--net=/run/netns/$LAN" docker-registry serve "$FOLDER/registry.yml" >"$FOLDER/registry.log" 2>&1 </dev/null &
+    setsid nsenter "--net=/run/netns/$SWITCH" docker-registry serve "$FOLDER/registry.yml" >"$FOLDER/registry.log" 2>&1 </dev/null &
 }
 
 start_node() { # NUMBER; nsenter, because `ip netns exec` hides the cgroups
@@ -97,7 +65,9 @@ up() {
     done
     mkdir "$FOLDER"
     trap 'down' EXIT # unless all goes well
-    network
+    network greenstack-n "$SWITCH" "$NET.253"
+    ip -n "$SWITCH" link set lo up
+    ip -n "$SWITCH" addr add "$NET.254/24" dev br0
     start_registry
     for number in $NODES; do start_node "$number"; done
     for number in $NODES; do await "node $number" node "$number" version; done
@@ -118,22 +88,7 @@ down() {
         # shellcheck disable=SC2086 # a word a container
         [ -z "$containers" ] || node "$number" rm --force $containers >/dev/null 2>&1 || true
     done
-    # shellcheck disable=SC2046 # a word a process
-    none_is_ours || kill $(ours) 2>/dev/null || true
-    end=$(($(date +%s) + 20))
-    until none_is_ours || [ "$(date +%s)" -ge "$end" ]; do sleep 0.2; done
-    # shellcheck disable=SC2046
-    none_is_ours || kill -KILL $(ours) 2>/dev/null || true
-    # What was in containers whose shim has been killed.
-    for cgroup in /sys/fs/cgroup/greenstack-n[0-9] /sys/fs/cgroup/*/greenstack-n[0-9]; do
-        [ -d "$cgroup" ] || continue
-        find "$cgroup" -name cgroup.procs -exec cat {} + | sort -u | xargs -r kill -KILL 2>/dev/null || true
-        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    done
-    for name in $LAN greenstack-n1 greenstack-n2 greenstack-n3; do ip netns del "$name" 2>/dev/null || true; done
-    ip link del "$LAN" 2>/dev/null || true # gone with its other end, but for a moment later
-    grep -o " $FOLDER/[^ ]*" /proc/mounts | sort -r | xargs -r umount --lazy 2>/dev/null || true
-    rm -rf --one-file-system "$FOLDER"
+    end_nodes greenstack-n "$SWITCH" "$FOLDER"
 }
 
 [ "$(id -u)" = 0 ] || die "not root (uid $(id -u)): run it again as root"

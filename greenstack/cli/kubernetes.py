@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from greenstack.cli import ROOT, RUN, check_env
 from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.environment import SHELL, Environment
 from greenstack.cli.masking import masked
+from greenstack.cli.wait import IMAGE_MARGIN
 from greenstack.server import check
 from greenstack.server.settings import parse_duration, parse_size, speaks_tls
 
@@ -23,9 +25,10 @@ DEPLOYMENT = "deployment/greenstack"
 PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
 JOB = "job/pre-deploy"
 REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a deployment and on its replica sets
+APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # what `kubectl apply` compares a new text with
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
-IMAGE_MARGIN = 60  # s that a pod may take for its images and its check, before START_TIMEOUT begins
 POLL = 1.0  # s between two looks at the cluster
+PATIENCE = 30  # s that the API server may be away: it is updated, or moves to another machine
 # What a container waits for in vain. The other reasons pass.
 HOPELESS = {
     "CrashLoopBackOff",
@@ -34,6 +37,7 @@ HOPELESS = {
     "InvalidImageName",
     "CreateContainerConfigError",
 }
+IMAGES = {"IMAGE": "application", "EDGE_IMAGE": "nginx"}  # the variables that name what runs, and what it is
 # What Compose or the engine does with these, a cluster does by its own means.
 NO_EFFECT = (
     *("HTTP_HOST", "HTTP_PORT", "LOG_MAX_FILE", "LOG_MAX_SIZE", "METRICS", "METRICS_PORT"),
@@ -41,22 +45,92 @@ NO_EFFECT = (
 )
 
 
+class SilenceError(CommandError):
+    """The cluster does not say what it does."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where everything goes. Each call names it: another choice of context meanwhile does not move the rollout."""
+
+    context: str
+    namespace: str
+
+    def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        """Run kubectl there and return what it prints; CommandError with its last line where it fails."""
+        where = (f"--context={self.context}", f"--namespace={self.namespace}")
+        return _kubectl(*arguments, *where, text=text, check=check)
+
+    def apply(self, documents: Sequence[tuple[str, str]], *options: str) -> None:
+        """Apply all but the job of `PRE_DEPLOY`."""
+        text = "---\n".join(text for kind, text in documents if kind != "Job")
+        self.kubectl("apply", "--filename=-", *options, text=text)
+
+    def get(self, name: str) -> Any:
+        """Return an object, or None where there is none of that name."""
+        text = self._read(name, "--ignore-not-found")
+        return json.loads(text) if text.strip() else None
+
+    def require(self, name: str) -> Any:
+        """Return an object; CommandError where somebody has deleted it."""
+        if (found := self.get(name)) is None:
+            raise CommandError(f"{name} is gone from namespace {self.namespace}: somebody has deleted it")
+        return found
+
+    def select(self, kind: str, selector: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind that have these labels."""
+        return list(json.loads(self._read(kind, f"--selector={selector}"))["items"])
+
+    def _read(self, *arguments: str) -> str:
+        """Return what `kubectl get` tells, asked until it answers; SilenceError where it does not for `PATIENCE`."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.kubectl("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
+            except CommandError as failure:
+                if time.monotonic() >= deadline:
+                    raise SilenceError(*failure.lines) from failure
+            time.sleep(POLL)
+
+
 def apply(environment: Environment) -> None:
     """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
     require(environment)
+    cluster = _current()
     documents = render(environment)
-    _apply(documents, "--dry-run=server")  # what the cluster refuses is refused before `PRE_DEPLOY`, and all of it
-    _prepare(environment, documents)
-    before = _get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
-    _apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
-    if fault := _await_rollout():
-        raise CommandError(fault, *_go_back(before))
+    cluster.apply(documents, "--dry-run=server")  # what it refuses is refused before `PRE_DEPLOY`, and all of it
+    _require_not_paused(cluster.get(DEPLOYMENT))
+    try:
+        _prepare(cluster, environment, documents)
+    except SilenceError as silence:
+        raise CommandError(*silence.lines, f"PRE_DEPLOY goes on by itself: kubectl logs {JOB}") from silence
+    before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
+    serving = _serving(cluster)
+    cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
+    try:
+        fault = _await_rollout(cluster)
+    except SilenceError as silence:
+        outcome = "the rollout goes on by itself, what served goes on until it is done"
+        raise CommandError(*silence.lines, f"{outcome}: kubectl rollout status {DEPLOYMENT}") from silence
+    if fault:
+        raise CommandError(fault, *_go_back(cluster, before, serving))
 
 
-def _apply(documents: Sequence[tuple[str, str]], *options: str) -> None:
-    """Apply all but the job of `PRE_DEPLOY`."""
-    text = "---\n".join(text for kind, text in documents if kind != "Job")
-    _kubectl("apply", "--filename=-", *options, text=text)
+def _current() -> Cluster:
+    """Say which context and namespace kubectl acts on and return them; CommandError where none is chosen."""
+    config = json.loads(_kubectl("config", "view", "--output=json"))
+    name = config["current-context"]
+    context = next((each["context"] for each in config["contexts"] or () if each["name"] == name), None)
+    if context is None:
+        raise CommandError(
+            f"kubectl has no current context{f' {name}' if name else ''}: kubectl config use-context NAME chooses one, "
+            "and KUBECONFIG names the file that has it",
+            status=REFUSED,
+        )
+    servers = (each["cluster"]["server"] for each in config["clusters"] or () if each["name"] == context["cluster"])
+    cluster = Cluster(name, context.get("namespace") or "default")
+    say(f"applying to namespace {cluster.namespace} of context {name}, {next(servers, 'which names no server')}")
+    return cluster
 
 
 def require(environment: Environment) -> None:
@@ -110,7 +184,7 @@ def _misfits(environment: Environment) -> Iterator[str]:
     values = environment.values
     if not environment.files:
         yield "PROFILE: is not set; allowed: the profile whose settings the cluster gets, as in make k8s PROFILE=prod"
-    for name, what in (("IMAGE", "application"), ("EDGE_IMAGE", "nginx")):
+    for name, what in IMAGES.items():
         if not values.get(name):
             yield f"{name}: is not set; allowed: the {what}'s image as the cluster pulls it, registry/name:version"
     if speaks_tls(values):
@@ -140,7 +214,8 @@ def render(environment: Environment, replicas: int | None = None) -> list[tuple[
     OVERLAY.chmod(0o700)  # local.env may hold secrets
     local = _local_values(environment)
     _write_env("local.env", {name: value for name, value in local.items() if name in check.NAMES})
-    _write_env("local-secret.env", {name: value for name, value in local.items() if check_env.is_applications(name)})
+    others = {name: value for name, value in local.items() if check_env.is_applications(name) and name not in IMAGES}
+    _write_env("local-secret.env", others)
     overlay = json.dumps(_overlay(environment, replicas), indent=2)
     (OVERLAY / "kustomization.yaml").write_text(overlay)  # JSON is YAML
     text = _kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(OVERLAY))
@@ -225,58 +300,82 @@ def _patch(version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": "any"}, "spec": spec}
 
 
-def _prepare(environment: Environment, documents: Sequence[tuple[str, str]]) -> None:
+def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tuple[str, str]]) -> None:
     """Run `PRE_DEPLOY` as a job, with the new settings and in the new image; CommandError where it fails."""
     command = environment.values.get("PRE_DEPLOY")
     if not command:
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
-    _kubectl("delete", JOB, "--ignore-not-found", "--wait")
+    cluster.kubectl("delete", JOB, "--ignore-not-found", "--wait")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
-    _kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
-    while not (status := _get(JOB)["status"]).get("succeeded"):
-        fault = next((line for pod in _pods("job-name=pre-deploy") for line in _faults(pod)), None)
-        if fault or status.get("failed"):
-            output = _kubectl("logs", JOB, check=False).strip().splitlines()
+    cluster.kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
+    longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
+    deadline = time.monotonic() + longest
+    while not (status := cluster.require(JOB)["status"]).get("succeeded"):
+        pods = cluster.select("pods", "job-name=pre-deploy")
+        waits = all(pod["status"]["phase"] == "Pending" for pod in pods)
+        fault = next((line for pod in pods for line in _faults(pod)), None)
+        if status.get("failed"):
+            fault = fault or "its output is above"
+        elif not fault and waits and time.monotonic() > deadline:
+            fault = f"it has not begun after {longest} s: {_obstacle(pods) or f'kubectl describe {JOB} says why'}"
+        if fault:
+            output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
+            if waits:  # it would begin later, when nobody expects it
+                cluster.kubectl("delete", JOB, "--wait=false")
             raise CommandError(
                 *output[-20:],
-                f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault or 'its output is above'}",
+                f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault}",
                 "nothing has changed: what served goes on",
             )
         time.sleep(POLL)
 
 
-def _await_rollout() -> str | None:
+def _require_not_paused(deployment: dict[str, Any] | None) -> None:
+    """Raise CommandError where somebody has paused the deployment: new pods would be waited for in vain."""
+    if deployment and deployment["spec"].get("paused"):
+        raise CommandError(f"{DEPLOYMENT} is paused, what served goes on: kubectl rollout resume {DEPLOYMENT}")
+
+
+def _obstacle(pods: Sequence[dict[str, Any]]) -> str | None:
+    """Return why no node takes one of `pods`, as the scheduler says it; None where each has its node."""
+    for pod in pods:
+        for condition in pod["status"].get("conditions", ()):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return str(condition["message"])
+    return None
+
+
+def _await_rollout(cluster: Cluster) -> str | None:
     """Wait until the pods of the newest revision serve and return None, or the line that says why they cannot."""
     while True:
-        deployment = _get(DEPLOYMENT)
+        deployment = cluster.require(DEPLOYMENT)
+        _require_not_paused(deployment)
         wanted, status = deployment["spec"]["replicas"], deployment["status"]
         if status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]:
             ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
             if ready >= wanted and status.get("replicas", 0) == wanted:
                 say(f"{wanted} pods serve")
                 return None
-            if fault := next((line for pod in _newest_pods(deployment) for line in _faults(pod)), None):
+            pods = _newest_pods(cluster, deployment)
+            if fault := next((line for pod in pods for line in _faults(pod)), None):
                 return fault
-            for condition in status.get("conditions", ()):
-                if condition.get("reason") == "ProgressDeadlineExceeded":
-                    return f"the new pods are not ready in time: {condition['message']}"
+            conditions = {each["type"]: each for each in status.get("conditions", ())}
+            if conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
+                refused = conditions.get("ReplicaFailure", conditions["Progressing"])["message"]  # by a quota, say
+                return f"the new pods are not ready in time: {_obstacle(pods) or refused}"
         time.sleep(POLL)
 
 
-def _newest_pods(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+def _newest_pods(cluster: Cluster, deployment: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the pods of the deployment's newest revision."""
     revision = _revision(deployment)
     hashes = {
         each["metadata"]["labels"]["pod-template-hash"]
-        for each in json.loads(_kubectl("get", "replicasets", f"--selector={PODS}", "--output=json"))["items"]
+        for each in cluster.select("replicasets", PODS)
         if each["metadata"]["annotations"].get(REVISION) == revision
     }
-    return [pod for pod in _pods(PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
-
-
-def _pods(selector: str) -> list[dict[str, Any]]:
-    return list(json.loads(_kubectl("get", "pods", f"--selector={selector}", "--output=json"))["items"])
+    return [pod for pod in cluster.select("pods", PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
 
 
 def _faults(pod: dict[str, Any]) -> Iterator[str]:
@@ -295,27 +394,42 @@ def _faults(pod: dict[str, Any]) -> Iterator[str]:
             yield f"{container['name']} of {pod['metadata']['name']}: {waiting['reason']}: {last}"
 
 
-def _go_back(before: dict[str, Any] | None) -> Iterator[str]:
-    """Undo a rollout that has failed, and yield the line that says what serves now."""
-    if not before or not before["status"].get("availableReplicas"):
+def _serving(cluster: Cluster) -> dict[str, Any] | None:
+    """Return the replica set of most of the pods that serve, the newest of equals; None where no pod serves."""
+
+    def strength(each: dict[str, Any]) -> tuple[int, int]:
+        return each["status"].get("availableReplicas", 0), int(each["metadata"]["annotations"][REVISION])
+
+    strongest = max(cluster.select("replicasets", PODS), key=strength, default=None)
+    return strongest if strongest and strength(strongest)[0] else None
+
+
+def _go_back(cluster: Cluster, before: dict[str, Any] | None, serving: dict[str, Any] | None) -> Iterator[str]:
+    """Bring back what served before a rollout that has failed, and yield the line that says what serves now."""
+    if not before or not serving:
         yield f"nothing served before: mend it and run make k8s again; kubectl delete {DEPLOYMENT} ends it"
-    elif _revision(_get(DEPLOYMENT)) == _revision(before):
-        yield "the pods are of the same version and settings as before: there is nothing to undo"
-    else:
-        _kubectl("rollout", "undo", DEPLOYMENT)
+        return
+    try:
+        now = cluster.require(f"replicaset/{serving['metadata']['name']}")
+        if _revision(cluster.require(DEPLOYMENT)) == _revision(now):
+            yield "the pods are of the same version and settings as before: there is nothing to undo"
+            return
+        # By number, as the one before this may have failed, too.
+        cluster.kubectl("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
+        if _revision(before) == _revision(serving) and (text := before["metadata"]["annotations"].get(APPLIED)):
+            # Else the next apply would compare with what has failed, and keep what was only in this version.
+            cluster.kubectl("annotate", "--overwrite", DEPLOYMENT, f"{APPLIED}={text}")
         yield "the rollout is undone: what served goes on"
+    except CommandError as failure:
+        yield from failure.lines
+        undo = f"kubectl rollout undo {DEPLOYMENT} --to-revision={_revision(serving)}"
+        yield f"the rollout is not undone, what served goes on: {undo}"
 
 
 def _revision(deployment: dict[str, Any]) -> str | None:
     """Return Kubernetes' number of the version of the pods."""
     number: str | None = deployment["metadata"]["annotations"].get(REVISION)
     return number
-
-
-def _get(name: str) -> Any:
-    """Return an object of the cluster, or None where there is none of that name."""
-    text = _kubectl("get", name, "--ignore-not-found", "--output=json")
-    return json.loads(text) if text.strip() else None
 
 
 def _kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:

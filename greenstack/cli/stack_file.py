@@ -16,6 +16,7 @@ Service = dict[str, Any]
 
 # Swarm runs services alone: the check is run before, and nothing is built on a node.
 LEFT_OUT = {"check", "prometheus"}
+IMAGES = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name the images in a registry
 ONCE = "prepare"  # the service that runs `PRE_DEPLOY`
 # The keys of a service that `docker stack deploy` takes (Compose file format 3.13), but for those translated below.
 KNOWN = {
@@ -94,8 +95,10 @@ def _service(
             f"{name}: its image is built here, and nodes have theirs from a registry; allowed: `image` without `build`",
             status=REFUSED,
         )
-    # A name without a value would take the one of the shell that deploys.
-    result["environment"] = {key: value for key, value in service.get("environment", {}).items() if value is not None}
+    # A name without a value would take the one of the shell that deploys. And nobody inside needs an image's name: with
+    # it, another image of nginx would update the app.
+    given = {key: value for key, value in service.get("environment", {}).items() if value is not None}
+    result["environment"] = {key: value for key, value in given.items() if key not in IMAGES.values()}
     result["ports"] = [_port(each) for each in service.get("ports", ()) if not _is_private(name, each)]
     result["volumes"] = list(_volumes(name, service, root))
     if any(Path(each.get("source", "")) == root / "secrets" for each in service.get("volumes", ())):

@@ -4,8 +4,8 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from greenstack.cli import ROOT, check_env, docker, stack_file
@@ -13,15 +13,17 @@ from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked
-from greenstack.cli.stack_file import StackFile
-from greenstack.cli.wait import wait_until
+from greenstack.cli.stack_file import IMAGES, StackFile
+from greenstack.cli.wait import IMAGE_MARGIN, wait_until
 from greenstack.server.settings import parse_duration
 
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
-IMAGES = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name the images in a registry
 # Tasks of a new service that fail before it is given up: a network that a node does not know yet makes one fail, too.
 FAILURES = 3
+# What a task is before its program runs.
+WAITING = ("New", "Allocated", "Pending", "Assigned", "Accepted", "Preparing", "Ready", "Starting")
+UNCHANGED = "the app and nginx are not changed"
 STACK = "com.docker.stack.namespace"  # the label of what `docker stack deploy` makes
 
 
@@ -67,26 +69,55 @@ def deploy(environment: Environment) -> None:
     say(f"deploying {file.name} to {nodes} node{'s' if nodes > 1 else ''}")
     stack = Stack(file.name)
     if command := environment.values.get("PRE_DEPLOY"):
-        _prepare(stack, file, command)
-    before = stack.services()
-    known = {task["ID"] for task in stack.tasks()}
-    _apply(file.name, file.content, "--prune")
-    old, new = (services.get(f"{file.name}_nginx", {}).get("Spec", {}) for services in (before, stack.services()))
-    if old and old["TaskTemplate"] != new["TaskTemplate"]:
-        say("nginx has a new image or settings: one node after the other refuses connections for a second or two then,")
-        say("or for as long as a request that began just before takes")
+        _prepare(stack, file, command, int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN)
     # At the longest a node starts, and stops, as slowly as it may.
     longest = int(environment.value("START_TIMEOUT")) + parse_duration(environment.value("STOP_GRACE_PERIOD"))
-    _follow(stack, known, nodes * longest)
+    _update(stack, file, nodes * longest)
 
 
-def _apply(name: str, content: dict[str, Any], *options: str) -> None:
-    options = ("--detach=true", "--with-registry-auth", *options)
-    docker.output("stack", "deploy", *options, "--compose-file", "-", name, stdin=json.dumps(content))
+def _update(stack: "Stack", file: StackFile, seconds: float) -> None:
+    """Deploy the app and then nginx, each within `seconds`; CommandError where one of them does not come up.
+
+    So an app that is rolled back still has the nginx of before.
+    """
+    before = stack.services()
+    known = {task["ID"] for task in stack.tasks()}
+    names = {f"{stack.name}_{name}": name for name in file.content["services"]}
+    app, nginx = (f"{stack.name}_{name}" for name in ("app", "nginx"))
+    first = names.keys() - {nginx}
+    _apply(file, (names[each] for each in first))
+    _follow(replace(stack, only=first), known, seconds)
+    _apply(file, ["nginx"])
+    after = stack.services()
+    if _differs(before.get(nginx), after[nginx]):
+        say("nginx has a new image or settings: one node after the other refuses connections for a second or two then,")
+        say("or for as long as a request that began just before takes")
+    try:
+        _follow(replace(stack, only=names.keys()), known, seconds)
+    except CommandError as failure:
+        if not _differs(before.get(app), after[app]):
+            raise
+        raise CommandError(*failure.lines, f"the app stays new: docker service rollback {app}") from failure
+    if gone := before.keys() - names:
+        docker.output("service", "rm", *gone)
 
 
-def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
+def _differs(before: dict[str, Any] | None, after: dict[str, Any]) -> bool:
+    """Return whether a service was there before, and runs something else now."""
+    return before is not None and before["Spec"]["TaskTemplate"] != after["Spec"]["TaskTemplate"]
+
+
+def _apply(file: StackFile, names: Iterable[str]) -> None:
+    """Deploy these services, and leave the others as they are."""
+    content = {**file.content, "services": {name: file.content["services"][name] for name in names}}
+    options = ("--detach=true", "--with-registry-auth", "--compose-file", "-")
+    docker.output("stack", "deploy", *options, file.name, stdin=json.dumps(content))
+
+
+def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> None:
     """Run `PRE_DEPLOY` once, on any node and as the application would run; CommandError where it fails.
+
+    It has `seconds` to begin, and may then take as long as it needs.
 
     The stack's other services come first: among them may be the database that it is for.
     """
@@ -94,8 +125,14 @@ def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
     name = f"{stack.name}_{stack_file.ONCE}"
     if name in stack.services():  # of a run that was killed: its end is not this one's
         docker.output("service", "rm", name)
-    _apply(stack.name, stack_file.running_once(file.content, shlex.split(command)))
+    job = stack_file.running_once(file.content, shlex.split(command))
+    _apply(StackFile(stack.name, job), job["services"])
+    said = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}"
     try:
+        if not wait_until(lambda: stack.begun(name), seconds, POLL):
+            reasons = [_error(task) for task in stack.tasks() if _service(task) == name and _error(task)]
+            reason = next(iter(reasons), "no node has taken it")
+            raise CommandError(f"{said}: it has not begun after {seconds:g} s: {reason}", UNCHANGED)
         wait_until(lambda: stack.ended(name), math.inf, POLL)
         task = stack.ended(name)[0]
         for line in docker.service_log(task["ID"]):
@@ -103,8 +140,7 @@ def _prepare(stack: "Stack", file: StackFile, command: str) -> None:
     finally:
         docker.output("service", "rm", name)
     if _failed(task):
-        line = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: {_error(task)}: its output is above"
-        raise CommandError(line, "the app and nginx are not changed")
+        raise CommandError(f"{said}: {_error(task)}: its output is above", UNCHANGED)
 
 
 def _nodes() -> int:
@@ -150,12 +186,16 @@ class Stack:
     """What Swarm says of a stack that it runs."""
 
     name: str
+    only: Collection[str] | None = None  # the services that are looked at; None: all
 
     def services(self) -> dict[str, Any]:
         """Return all that Swarm knows about each service, by its name; none where there is no such stack."""
         listed = docker.output("service", "ls", "--quiet", "--filter", f"label={STACK}={self.name}").split()
         found = json.loads(docker.output("service", "inspect", *listed)) if listed else []
-        return {each["Spec"]["Name"]: each for each in found}
+        return {each["Spec"]["Name"]: each for each in found if self._counts(each["Spec"]["Name"])}
+
+    def _counts(self, service: str) -> bool:
+        return self.only is None or service in self.only
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return for each service that is no job how many tasks run, and how many are to run."""
@@ -164,7 +204,11 @@ class Stack:
         found = [re.match(r"(\S+) (global|replicated) (\d+)/(\d+)", line) for line in lines]
         # A service of each node has no task yet in its first moment.
         least = {"global": 1, "replicated": 0}
-        return {match[1]: (int(match[3]), max(int(match[4]), least[match[2]])) for match in found if match}
+        return {
+            match[1]: (int(match[3]), max(int(match[4]), least[match[2]]))
+            for match in found
+            if match and self._counts(match[1])
+        }
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return a row of `docker service ps` for each task, newest first: ID, Node, CurrentState, Error and others."""
@@ -173,10 +217,14 @@ class Stack:
         lines = docker.output("service", "ps", "--no-trunc", "--format", "json", *names).splitlines()
         return [json.loads(line) for line in lines]
 
+    def begun(self, service: str) -> bool:
+        """Return whether the program of a task runs, or has run."""
+        return any(_service(task) == service and not _is(task, *WAITING) for task in self.tasks())
+
     def ended(self, service: str) -> list[dict[str, Any]]:
         """Return the tasks of a job that have ended, well or not."""
         tasks = [task for task in self.tasks() if _service(task) == service]
-        return [task for task in tasks if _failed(task) or str(task["CurrentState"]).startswith("Complete")]
+        return [task for task in tasks if _failed(task) or _is(task, "Complete")]
 
     def outdated(self, services: dict[str, Any]) -> bool:
         """Return whether a task runs, or is to run, that is not as its service says now."""
@@ -220,7 +268,11 @@ def _service(task: dict[str, Any]) -> str:
 
 
 def _failed(task: dict[str, Any]) -> bool:
-    return str(task["CurrentState"]).startswith(("Failed", "Rejected"))
+    return _is(task, "Failed", "Rejected")
+
+
+def _is(task: dict[str, Any], *states: str) -> bool:
+    return str(task["CurrentState"]).startswith(states)
 
 
 def _failure(stack: Stack, known: set[str], service: str, outcome: str) -> CommandError:

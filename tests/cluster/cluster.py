@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from tests.support.wait import until
 TOOL = ROOT / "tools/kubernetes.sh"
 PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
 DEPLOYMENT = "deployment/greenstack"
+STATE = Path("/var/lib/greenstack-kubernetes")  # what TOOL makes
 SETTLED = 180.0  # s; a rollout of four pods took 30 s on two busy CPUs
 
 
@@ -24,6 +28,32 @@ def tool(*arguments: str) -> str:
     done = subprocess.run([TOOL, *arguments], stdout=subprocess.PIPE, text=True, timeout=COMMAND_DEADLINE, check=False)
     assert done.returncode == 0, f"{TOOL.name} {' '.join(arguments)}: exit status {done.returncode}"
     return done.stdout.strip()
+
+
+def is_built() -> bool:
+    """Return whether tools/kubernetes.sh has what it would build."""
+    version = re.search(r"(?m)^VERSION=(.+)$", TOOL.read_text())
+    assert version, "it notes the version that it has built"
+    return Path(os.environ.get("XDG_CACHE_HOME", "/var/cache"), f"greenstack/kubernetes/done-{version[1]}").exists()
+
+
+def end() -> None:
+    """Let containerd die on the second node of our cluster, then end it; AssertionError for what is left."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # where it did not come up
+        os.kill(int((STATE / "n2/containerd.pid").read_text()), signal.SIGKILL)
+    tool("down")
+    left = [file.parent.name for file in Path("/proc").glob("[0-9]*/cmdline") if f"{STATE}/" in _read(file)]
+    assert not left, f"processes {left} of {STATE} still run"
+    groups = [*Path("/sys/fs/cgroup").glob("gsk*"), *Path("/sys/fs/cgroup").glob("*/gsk*")]
+    assert not groups, f"control groups are left: {groups}"
+    assert not STATE.exists()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
 
 
 class Cluster(Probed):
@@ -107,7 +137,11 @@ class Cluster(Probed):
             there = self.get("pods", f"--selector={PODS}")["items"]
             return len(there) == number == len(self.ready())
 
-        until(settled, f"{number} pods serve and no other is there\n{self.state()}", SETTLED, every=0.5)
+        try:
+            until(settled, f"{number} pods serve and no other is there", SETTLED, every=0.5)
+        except AssertionError as failure:
+            failure.add_note(self.state())
+            raise
 
     def scale(self, number: int) -> None:
         """Let that many pods run, and wait for them."""

@@ -15,7 +15,7 @@ from tests.chaos import conftest as chaos
 from tests.chaos.conftest import AddFigure, Verdict, figure, pick, verdict
 from tests.chaos.load import Failure, Result
 from tests.chaos.report import Figure, latencies
-from tests.cluster.cluster import Cluster, tool
+from tests.cluster.cluster import STATE, Cluster, end, is_built, tool
 from tests.conftest import RUN
 from tests.support.compose import ROOT, docker
 
@@ -23,8 +23,6 @@ __all__ = ["figure", "pick", "verdict"]
 
 KUBECONFIG = os.environ.get("KUBECONFIG")
 IMAGES = {name: os.environ[name] for name in ("IMAGE", "EDGE_IMAGE") if name in os.environ}
-STATE = Path("/var/lib/greenstack-kubernetes")
-BUILT = Path(os.environ.get("XDG_CACHE_HOME", "/var/cache"), "greenstack/kubernetes/bin/pause")
 # The application is the probe. Idle connections end soon, so that pods do.
 PROFILE = """\
 APP_MODULE=probe:app
@@ -71,7 +69,7 @@ def kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         tool("load", probe, nginx)
         yield from _in(kubeconfig, {"IMAGE": probe, "EDGE_IMAGE": nginx}, ours=True)
     finally:
-        tool("down")
+        end()
 
 
 def _missing() -> str | None:
@@ -79,7 +77,7 @@ def _missing() -> str | None:
         return f"no Docker Engine: {reason}"
     if os.getuid() != 0:
         return "not installed: a test cluster, which needs root"
-    return None if BUILT.exists() else "not installed: a test cluster; tools/kubernetes.sh build makes one"
+    return None if is_built() else "not installed: a test cluster; tools/kubernetes.sh build makes one"
 
 
 def with_probe(image: str) -> str:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.chaos.load import Load, Request, Result, half_posts
 from tests.chaos.report import Figure, latencies
 from tests.cluster.cluster import DEPLOYMENT, PODS, Cluster, tool
 from tests.cluster.conftest import Judge
+from tests.support.compose import ROOT
 from tests.support.wait import until
 
 READY = 20.0  # s from `kubectl apply` to two pods that serve, images there
@@ -135,6 +137,52 @@ def test_what_cannot_serve_is_undone(cluster: Cluster, judge: Judge, setting: di
     cluster.settle(2)
     assert cluster.ready() == before
     judge(f"make k8s {next(iter(setting))}=…, undone", load.result)
+
+
+def test_an_undo_goes_to_what_served(cluster: Cluster) -> None:
+    before = cluster.ready()
+    # One that fails, and that nobody has undone.
+    cluster.kubectl("set", "env", DEPLOYMENT, "--containers=*", "MAX_WORKERS=zero")
+    until(lambda: len(cluster.pods()) == 3, "a pod of it", 60)
+    assert "what served goes on" in cluster.k8s(check=False, APP_MODULE="nope:app")
+    cluster.settle(2)
+    assert cluster.ready() == before
+
+
+def test_an_undo_keeps_no_field_alive(cluster: Cluster) -> None:
+    cluster.k8s(CPUS="0.9")
+    cluster.k8s(check=False, APP_MODULE="nope:app")
+    cluster.k8s()
+    containers = cluster.get(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    (limits,) = (each["resources"]["limits"] for each in containers if each["name"] == "app")
+    assert "cpu" not in limits, "no limit of CPUS, as in the last profile"
+
+
+def test_a_paused_deployment_is_refused(cluster: Cluster) -> None:
+    cluster.kubectl("rollout", "pause", DEPLOYMENT)
+    try:
+        said = cluster.k8s(check=False, PROBE_VERSION="never")
+    finally:
+        cluster.kubectl("rollout", "resume", DEPLOYMENT)
+    assert said.splitlines()[-1].startswith(f"{DEPLOYMENT} is paused, what served goes on")
+
+
+def test_an_autoscaler_is_taken(cluster: Cluster) -> None:
+    spec = taken(cluster, "autoscaling.yaml")
+    assert spec["metrics"][0]["containerResource"]["container"] == "app"
+
+
+def test_an_ingress_is_taken(cluster: Cluster) -> None:
+    spec = taken(cluster, "ingress.yaml")
+    assert spec["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] == "greenstack"
+
+
+def taken(cluster: Cluster, file: str) -> Any:
+    """Apply a file of deploy/kubernetes, take it away, and return what the API server made of its specification."""
+    text = (ROOT / "deploy/kubernetes" / file).read_text()
+    stored = json.loads(cluster.kubectl("apply", "--filename=-", "--output=json", text=text))
+    cluster.kubectl("delete", "--filename=-", text=text)
+    return stored["spec"]
 
 
 def test_requests_are_lost_without_the_stop_hooks(cluster: Cluster, figure: AddFigure) -> None:

@@ -150,9 +150,11 @@ def test_a_bad_setting_is_rolled_back(stack: Swarm, verdict: Verdict) -> None:
 
 
 def test_a_broken_version_is_rolled_back(stack: Swarm, verdict: Verdict) -> None:
+    nginx = stack.containers_of("nginx")
     with stack.load() as load:
-        said = stack.command("swarm", check=False, PROBE_FAIL="1")
+        said = stack.command("swarm", check=False, PROBE_FAIL="1", CLIENT_MAX_BODY_SIZE="3m")
         load.wait_for_more(100)
+    assert stack.containers_of("nginx") == nginx, "it waits for an app that serves"
     assert "told to fail" in said
     assert said.splitlines()[-1] == "Swarm has brought the version before back"
     until(lambda: len(stack.running()) == 6, "all of it runs as before")

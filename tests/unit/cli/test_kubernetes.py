@@ -1,5 +1,9 @@
 """`make k8s` up to the cluster: what it refuses, what it makes of a profile, how it tells why pods do not come up."""
 
+import json
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ import yaml
 from greenstack.cli import kubernetes
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
+from greenstack.cli.kubernetes import Cluster
+from greenstack.cli.wait import IMAGE_MARGIN
 from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings, parse_duration, parse_size
 from tests.support.programs import needs
@@ -116,6 +122,13 @@ def test_secrets_reach_the_app_and_not_nginx(overlay: Path) -> None:
 
 
 @needs("kubectl")
+def test_the_names_of_images_reach_no_container(overlay: Path) -> None:
+    objects = rendered(profile(overlay, "", "A=b\nIMAGE=registry.example/app:2\nEDGE_IMAGE=registry.example/nginx:2\n"))
+    assert one(objects, "Secret", "local-secret")["data"] == {"A": "Yg=="}
+    assert not one(objects, "ConfigMap", "local-").get("data")
+
+
+@needs("kubectl")
 def test_the_shell_comes_before_the_files(overlay: Path) -> None:
     objects = rendered(
         profile(overlay, "COLOUR=red\nMAX_WORKERS=2\n", COLOUR="blue", MAX_WORKERS="3", LOG_LEVEL="debug")
@@ -145,6 +158,17 @@ def test_images_and_limits_come_from_the_profile(overlay: Path) -> None:
     assert (nginx["startupProbe"]["failureThreshold"], spec["progressDeadlineSeconds"]) == (20, 80)
 
 
+def test_all_that_selects_pods_selects_the_same() -> None:
+    texts = [(kubernetes.FOLDER / name).read_text() for name in ("deployment.yaml", "service.yaml", "podmonitor.yaml")]
+    deployment, service, budget, policy, monitor = (each for text in texts for each in yaml.safe_load_all(text))
+    labels = dict(pair.split("=") for pair in kubernetes.PODS.split(","))
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"] == labels
+    selectors = [deployment["spec"]["selector"], budget["spec"]["selector"], policy["spec"]["podSelector"]]
+    selectors += [monitor["spec"]["selector"], *(each["labelSelector"] for each in spread)]
+    assert selectors == [{"matchLabels": labels}] * 6
+
+
 @needs("kubectl")
 def test_no_limit_is_no_limit(overlay: Path) -> None:
     pod = one(rendered(profile(overlay, "MEMORY_LIMIT=0\n")), "Deployment")["spec"]["template"]["spec"]
@@ -166,22 +190,63 @@ def test_a_value_of_two_lines_is_refused(overlay: Path) -> None:
         kubernetes.render(profile(overlay, "", 'KEY_PEM="a\nb"\n'))
 
 
+HERE = ["--context=prod", "--namespace=shop"]
+CONTEXT = {"name": "prod", "context": {"cluster": "big", "namespace": "shop"}}
+CONFIG = {
+    "current-context": "prod",
+    "contexts": [{"name": "test", "context": {"cluster": "small"}}, CONTEXT],
+    "clusters": [{"name": "big", "cluster": {"server": "https://big.example"}}],
+}
+
+
 class Kubectl:
-    """Notes what is asked of it, and refuses what begins like `refused`."""
+    """Notes what is asked of the cluster, refuses what begins like `refused`, and answers what begins like a key."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
         self.asked: list[str] = []
         self.refused = refused
+        self.config: dict[str, Any] = CONFIG
+        self.answers: dict[str, Any] = {}
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
         monkeypatch.setattr(kubernetes, "_kubectl", self)
 
     def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         if arguments[0] == "kustomize":
             return "kind: Deployment\n---\nkind: Job\n"
-        self.asked.append(f"{' '.join(arguments)} {' '.join((text or '').split())}".strip())
+        if arguments[0] == "config":
+            return json.dumps(self.config)
+        assert list(arguments[-2:]) == HERE, "each call names the cluster"
+        self.asked.append(f"{' '.join(arguments[:-2])} {' '.join((text or '').split())}".strip())
         if self.asked[-1].startswith(self.refused):
             raise CommandError("no matches for kind")
-        return ""
+        return next((json.dumps(say) for asked, say in self.answers.items() if self.asked[-1].startswith(asked)), "")
+
+
+def test_the_context_and_namespace_are_said(
+    overlay: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Kubectl(monkeypatch, refused="apply")
+    with pytest.raises(CommandError):
+        kubernetes.apply(profile(overlay))
+    assert capsys.readouterr().out == "applying to namespace shop of context prod, https://big.example\n"
+
+
+def test_a_context_without_namespace_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    Kubectl(monkeypatch).config = {**CONFIG, "current-context": "test"}
+    assert kubernetes._current() == Cluster("test", "default")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{**CONFIG, "current-context": "gone"}, {"current-context": "", "contexts": None, "clusters": None}],
+    ids=["gone", "none"],
+)
+def test_no_current_context_is_refused(overlay: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.config = config
+    with pytest.raises(CommandError, match="no current context") as refused:
+        kubernetes.apply(profile(overlay))
+    assert (len(refused.value.lines), refused.value.status, kubectl.asked) == (1, 2, [])
 
 
 def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +259,125 @@ def test_what_the_cluster_refuses_changes_nothing(overlay: Path, monkeypatch: py
 def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
     monkeypatch.setattr(kubernetes, "_prepare", lambda *_: kubectl.asked.append("PRE_DEPLOY"))
-    monkeypatch.setattr(kubernetes, "_await_rollout", lambda: None)
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
     kubernetes.apply(profile(overlay))
-    assert [line.split()[0] for line in kubectl.asked] == ["apply", "PRE_DEPLOY", "get", "apply"]
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "get", "PRE_DEPLOY", "get", "apply"]
+
+
+def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="get")
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
+    assert Cluster("prod", "shop").get("job/pre-deploy") is None
+    assert len(kubectl.asked) == 2
+
+
+def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    monkeypatch.setattr(kubernetes, "PATIENCE", 0)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
+    apply = Cluster.apply
+
+    def then_silent(cluster: Cluster, documents: Sequence[tuple[str, str]], *options: str) -> None:
+        apply(cluster, documents, *options)
+        kubectl.refused = "none" if options else "get"
+
+    monkeypatch.setattr(Cluster, "apply", then_silent)
+    with pytest.raises(CommandError) as failure:
+        kubernetes.apply(profile(overlay))
+    assert failure.value.lines[0] == "no matches for kind"
+    assert failure.value.lines[1].endswith("until it is done: kubectl rollout status deployment/greenstack")
+
+
+def revision(number: int, available: int = 0, applied: str = "") -> dict[str, Any]:
+    """Return a replica set or a deployment of that revision."""
+    annotations = {kubernetes.REVISION: str(number)} | ({kubernetes.APPLIED: applied} if applied else {})
+    return {
+        "metadata": {"name": f"greenstack-{number}", "annotations": annotations},
+        "status": {"availableReplicas": available},
+    }
+
+
+def undone(kubectl: Kubectl, before: int, sets: list[dict[str, Any]]) -> list[str]:
+    """Let revision 12 fail where the deployment was of revision `before`, and return what is said."""
+    kubectl.answers = {f"get replicaset/{each['metadata']['name']}": each for each in sets}
+    kubectl.answers |= {"get replicasets": {"items": sets}, "get deployment": revision(12)}
+    here = Cluster("prod", "shop")
+    return list(kubernetes._go_back(here, revision(before, applied='{"a": 1}'), kubernetes._serving(here)))
+
+
+def test_an_undo_goes_to_what_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    sets = [revision(9, available=2), revision(11), revision(10, available=1)]
+    assert undone(kubectl, 11, sets) == ["the rollout is undone: what served goes on"]
+    assert kubectl.asked[-1] == "rollout undo deployment/greenstack --to-revision=9"
+
+
+def test_an_undo_takes_the_applied_text_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    undone(kubectl, 11, [revision(11, available=2)])
+    assert kubectl.asked[-1] == f'annotate --overwrite deployment/greenstack {kubernetes.APPLIED}={{"a": 1}}'
+
+
+def test_the_version_that_serves_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing to undo" in undone(Kubectl(monkeypatch), 12, [revision(12, available=2)])[0]
+
+
+def test_where_nothing_served_nothing_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing served before" in undone(Kubectl(monkeypatch), 11, [revision(11), revision(12)])[0]
+
+
+def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = undone(Kubectl(monkeypatch, refused="rollout"), 11, [revision(11, available=2)])
+    assert lines[0] == "no matches for kind"
+    assert lines[1].endswith("what served goes on: kubectl rollout undo deployment/greenstack --to-revision=11")
+
+
+UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
+PENDING = {"phase": "Pending", "conditions": [UNPLACED]}
+WAITING = {"items": [{"metadata": {"labels": {"pod-template-hash": "1"}}, "status": PENDING}]}
+
+
+def test_a_paused_deployment_is_refused(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.answers = {"get deployment": {"spec": {"paused": True}}}
+    with pytest.raises(CommandError, match="is paused, what served goes on: kubectl rollout resume"):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    assert [line.split()[0] for line in kubectl.asked] == ["apply", "get"], "nothing has changed"
+
+
+def test_a_job_that_no_node_takes_is_given_up(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.answers = {"get job": {"status": {}}, "get pods": WAITING}
+    monkeypatch.setattr(kubernetes, "IMAGE_MARGIN", -1)
+    said = "it has not begun after 0 s: 0/2 nodes are available: 2 Insufficient cpu."
+    with pytest.raises(CommandError, match=said):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
+    assert kubectl.asked[-1] == "delete job/pre-deploy --wait=false", "it must not run later"
+
+
+@pytest.mark.parametrize(
+    ("pods", "others", "reason"),
+    [
+        (WAITING, [], "0/2 nodes are available: 2 Insufficient cpu."),
+        ({"items": []}, [{"type": "ReplicaFailure", "message": "exceeded quota"}], "exceeded quota"),
+        ({"items": []}, [], "ReplicaSet has timed out"),
+    ],
+    ids=["no node", "quota", "else"],
+)
+def test_why_pods_are_late_is_told(
+    monkeypatch: pytest.MonkeyPatch, pods: dict[str, Any], others: list[dict[str, str]], reason: str
+) -> None:
+    late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet has timed out"}
+    metadata = {"generation": 1, "annotations": {kubernetes.REVISION: "2"}, "labels": {"pod-template-hash": "1"}}
+    status = {"observedGeneration": 1, "conditions": [late, *others]}
+    deployment = {"metadata": metadata, "spec": {"replicas": 2}, "status": status}
+    Kubectl(monkeypatch).answers = {
+        "get deployment": deployment,
+        "get replicasets": {"items": [deployment]},
+        "get pods": pods,
+    }
+    assert kubernetes._await_rollout(Cluster("prod", "shop")) == f"the new pods are not ready in time: {reason}"
 
 
 def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:
@@ -235,7 +416,17 @@ def test_the_files_have_the_defaults_of_the_settings() -> None:
     assert app["resources"]["limits"] == {"memory": "1Gi"}
     assert parse_size(settings.memory_limit) == 1 << 30
     assert nginx["startupProbe"]["failureThreshold"] == settings.start_timeout
-    assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + kubernetes.IMAGE_MARGIN
-    # nginx goes on for 5 s, then both may take GRACEFUL_TIMEOUT, one after the other.
-    assert nginx["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
-    assert grace >= 5 + 2 * settings.graceful_timeout + 5
+    assert deployment["spec"]["progressDeadlineSeconds"] == settings.start_timeout + IMAGE_MARGIN
+
+
+def test_the_stop_hooks_have_time_for_each_other() -> None:
+    (deployment,) = yaml.safe_load_all((kubernetes.FOLDER / "deployment.yaml").read_text())
+    spec = deployment["spec"]["template"]["spec"]
+    hooks = {each["name"]: each["lifecycle"]["preStop"]["exec"]["command"] for each in spec["containers"]}
+    sleep, heard = hooks["nginx"]
+    margin, default = map(int, re.findall(r" \+ (\d+) \+ int\(os\.environ\.get\(.* or (\d+)\)", hooks["app"][-1])[0])
+    settings = Settings()
+    assert (sleep, default) == ("sleep", settings.graceful_timeout)
+    # The app waits for nginx, which goes on and then takes GRACEFUL_TIMEOUT; the app may take that once more.
+    assert int(heard) < margin < kubernetes.HEARD
+    assert margin + 2 * settings.graceful_timeout < spec["terminationGracePeriodSeconds"]

@@ -87,6 +87,10 @@ def test_an_unset_variable_is_left_out() -> None:
     assert app(environment={"A": None, "B": "", "C": "x"})["environment"] == {"B": "", "C": "x"}
 
 
+def test_the_names_of_images_reach_no_container() -> None:
+    assert app(environment={"A": "b", "IMAGE": "x", "EDGE_IMAGE": "y"})["environment"] == {"A": "b"}
+
+
 def test_the_app_starts_first_and_nginx_stops_first() -> None:
     services = derived().content["services"]
     for name, order in (("app", "start-first"), ("nginx", "stop-first")):

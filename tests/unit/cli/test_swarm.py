@@ -1,5 +1,6 @@
 """What is refused before a Swarm is asked, and what is said of a stack that does not come up."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from greenstack.cli.stack_file import StackFile
 from greenstack.cli.swarm import Stack
 
 IMAGES = {"IMAGE": "registry.example/app:1", "EDGE_IMAGE": "registry.example/nginx:1"}
+
+
+FILE = StackFile("shop", {"services": {"app": {"deploy": {"resources": {}}}, "db": {}, "nginx": {}}})
 
 
 def environment(**values: str) -> Environment:
@@ -112,10 +116,68 @@ def test_a_job_that_was_left_behind_is_not_this_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments[:2])))
     monkeypatch.setattr(docker, "service_log", lambda _: [])
     ended = [{"ID": "t", "Name": "shop_prepare.1", "CurrentState": "Complete 1 s ago"}]
-    monkeypatch.setattr(Stack, "ended", lambda *_: ended)
+    monkeypatch.setattr(Stack, "tasks", lambda _: ended)
     monkeypatch.setattr(Stack, "services", lambda _: {"shop_prepare": {}})
-    swarm._prepare(Stack("shop"), StackFile("shop", {"services": {"app": {"deploy": {"resources": {}}}}}), "true")
+    swarm._prepare(Stack("shop"), FILE, "true", 0)
     assert asked == ["service rm", "stack deploy", "service rm"]
+
+
+def test_a_job_that_no_node_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments)))
+    waits = {"ID": "t", "Name": "shop_prepare.1", "CurrentState": "Pending 1 s ago", "Error": '"no suitable node"'}
+    monkeypatch.setattr(Stack, "tasks", lambda _: [waits])
+    monkeypatch.setattr(Stack, "services", lambda _: {})
+    with pytest.raises(CommandError, match="PRE_DEPLOY=true: it has not begun after 0 s: no suitable node"):
+        swarm._prepare(Stack("shop"), FILE, "true", 0)
+    assert asked[-1] == "service rm shop_prepare", "it must not run later"
+
+
+class Engine:
+    """Takes what is deployed, and follows it in vain where `failing` is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+        self.failing = failing
+        self.done: list[str] = []
+        self.specs = dict.fromkeys(("shop_app", "shop_nginx", "shop_old"), "before")
+        monkeypatch.setattr(docker, "output", self)
+        monkeypatch.setattr(swarm, "_follow", self.follow)
+        monkeypatch.setattr(Stack, "services", lambda _: self.services())
+        monkeypatch.setattr(Stack, "tasks", lambda _: [])
+
+    def services(self) -> dict[str, Any]:
+        return {name: {"Spec": {"TaskTemplate": text}} for name, text in self.specs.items()}
+
+    def __call__(self, *arguments: str, stdin: str = "{}") -> None:
+        names = sorted(json.loads(stdin).get("services", arguments[2:]))
+        self.done.append(f"{arguments[1]} {' '.join(names)}")
+        self.specs |= {f"shop_{name}": "after" for name in names}
+
+    def follow(self, stack: Stack, *_: object) -> None:
+        watched = [name for name in sorted(stack.only or ()) if self.specs[name] == "after"]
+        if self.failing in watched:
+            raise CommandError(f"{self.failing} failed")
+
+
+def test_nginx_is_updated_after_the_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Engine(monkeypatch)
+    swarm._update(Stack("shop"), FILE, 1)
+    assert engine.done == ["deploy app db", "deploy nginx", "rm shop_old"]
+    assert "nginx has a new image or settings" in capsys.readouterr().out
+
+
+def test_an_app_that_fails_leaves_nginx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(monkeypatch, failing="shop_app")
+    with pytest.raises(CommandError, match="shop_app failed"):
+        swarm._update(Stack("shop"), FILE, 1)
+    assert engine.done == ["deploy app db"]
+
+
+def test_an_app_that_outlives_its_nginx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, failing="shop_nginx")
+    with pytest.raises(CommandError) as failure:
+        swarm._update(Stack("shop"), FILE, 1)
+    assert failure.value.lines == ("shop_nginx failed", "the app stays new: docker service rollback shop_app")
 
 
 @pytest.mark.usefixtures("logs")

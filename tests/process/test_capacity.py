@@ -124,7 +124,7 @@ def test_slower_application_is_a_regression(pull):
     assert pull.summary == pull.comment
 
 
-def test_same_application_again_is_none(pull):
-    comparison = baseline.against(pull.before, pull.again, "before")
-    require(not any(change.regression for change in comparison.changes), pull)
-    assert not comparison.differences
+def test_the_two_bases_are_comparable(pull):
+    # They may differ by more than the margin: a machine drifts, and that is why there are two.
+    assert not baseline.against(pull.before, pull.again, "before").differences
+    assert "The old state was measured twice" in pull.comment

@@ -15,7 +15,7 @@ from benchmarks import cpu
 from benchmarks.contestants import Contestant
 from greenstack.cli import RUN
 from greenstack.cli.console import CommandError, out
-from greenstack.cli.docker import Compose, output
+from greenstack.cli.docker import Compose, output, pause
 from greenstack.cli.environment import Environment
 from greenstack.server.cgroup import Cgroup
 
@@ -137,7 +137,7 @@ class Running:
         self._pause()
 
     def _pause(self) -> None:
-        output("pause", *map(self.container, self.services))
+        pause(*map(self.container, self.services))
 
     def container(self, service: str) -> str:
         """Return the name of the container of `service`."""

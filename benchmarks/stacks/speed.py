@@ -14,7 +14,7 @@ from benchmarks.rounds import WARM_UP, Row, take_turns
 from benchmarks.stacks.contestants import Stack
 from benchmarks.stacks.running import Running
 from greenstack.cli.console import CommandError
-from greenstack.cli.docker import output
+from greenstack.cli.docker import output, pause
 
 # What is measured, in the units that people read; for all but the rates less is better.
 METRICS = {
@@ -109,7 +109,7 @@ def idle(field: list[Running], seconds: float) -> dict[str, float]:
     time.sleep(seconds)
     after = {running.project: running.cpu() for running in field}
     for running in field:
-        output("pause", *map(running.container, running.services))
+        pause(*map(running.container, running.services))
     shares = {}
     for running in field:
         used, had = after[running.project], before[running.project]

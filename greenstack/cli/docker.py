@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from greenstack.cli.environment import Environment
 from greenstack.server.check import overlays
 from greenstack.server.settings import speaks_tls
 
+FREEZE_ATTEMPTS = 50
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 ONE_OFF = "com.docker.compose.oneoff=True"
 # What Compose reads on top of compose.yaml unless COMPOSE_FILE is set: the first of them that is there.
@@ -78,6 +80,19 @@ def output(*arguments: str, stdin: str = "") -> str:
     if done.returncode:
         raise CommandError(f"docker {' '.join(arguments[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout
+
+
+def pause(*containers: str) -> None:
+    """Freeze containers; CommandError where the kernel does not. On a busy machine it can need several attempts."""
+    for name in containers:
+        for attempt in range(FREEZE_ATTEMPTS):
+            try:
+                output("pause", name)
+                break
+            except CommandError as failure:
+                if "unable to freeze" not in failure.lines[-1] or attempt == FREEZE_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1)
 
 
 def inspect(name: str) -> dict[str, Any]:

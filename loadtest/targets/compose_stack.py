@@ -97,7 +97,7 @@ class ComposeStack(OwnStacks):
     def pause(self, workers: int) -> None:
         """Freeze its containers; count 0 may be another's, and frozen already."""
         if workers or self.ids[0] not in [ids for count, ids in self.ids.items() if count]:
-            docker.output("pause", *self.ids[workers].values())
+            docker.pause(*self.ids[workers].values())
 
     def roots(self, workers: int | None = None) -> list[int]:
         """Return the first processes of the containers, as this machine sees them."""

@@ -152,6 +152,6 @@ def written(said: str) -> dict:
     assert "written:" in said, said
     path = next(Path(ROOT, name) for name in said[said.index("written:") :].split() if name.endswith("results.json"))
     try:
-        return json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     finally:
         shutil.rmtree(path.parent)

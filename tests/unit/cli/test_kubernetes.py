@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,7 +210,7 @@ class Kubectl:
         self.answers: dict[str, Any] = {}
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
         monkeypatch.setattr(kubernetes, "_kubectl", self)
-        monkeypatch.setattr(kubernetes.shutil, "which", lambda _: "kubectl")
+        monkeypatch.setattr(shutil, "which", lambda _: "kubectl")
 
     def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         if arguments[0] == "kustomize":

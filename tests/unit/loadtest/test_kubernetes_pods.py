@@ -1,6 +1,7 @@
 """What is asked of a cluster, without one."""
 
 import json
+import shutil
 
 import pytest
 
@@ -54,7 +55,7 @@ class Cluster:
 
 def target(monkeypatch, cluster, image="x/loadtest:1", **values):
     monkeypatch.setattr(kubernetes, "_kubectl", cluster)
-    monkeypatch.setattr(kubernetes.shutil, "which", lambda _: "kubectl")
+    monkeypatch.setattr(shutil, "which", lambda _: "kubectl")
     monkeypatch.setattr(kubernetes_pods, "POLL", 0)
     environment = Environment("loadtest", (), values, dict.fromkeys(values, "x:1"), dict.fromkeys(values, "x:1"), [])
     made = KubernetesPods(environment, image)

@@ -49,7 +49,7 @@ scale: .venv/.cli ## Run N=<number> replicas of the application
 	@$(GREENSTACK) scale -- $(N)
 
 # Those whose kinds are Kubernetes' own.
-KINDS := deployment service autoscaling ingress pre-deploy
+KINDS := deployment service autoscaling ingress pre-deploy loadtest/locust
 
 ##@ On a cluster
 .PHONY: k8s k8s-check swarm
@@ -64,7 +64,7 @@ swarm: .venv/.cli ## Deploy it to a Swarm (PROFILE=prod IMAGE=… EDGE_IMAGE=…
 
 ##@ Measure it
 .PHONY: loadtest capacity loadtest-ui scenario bench bench-stacks bench-growth bench-document bench-counting chaos
-loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4")
+loadtest: .venv/.loadtest .venv/.cli ## Find the worker count (MODE=quick or full, WORKERS="1 2 4", TARGET=kubernetes)
 	@.venv/bin/python -m loadtest
 
 capacity: .venv/.loadtest .venv/.cli ## Compare the capacity with that of another checkout, as Markdown (BASE=../base)

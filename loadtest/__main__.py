@@ -25,6 +25,7 @@ from loadtest.rules import baseline
 from loadtest.schedule import Mode
 from loadtest.targets import Target
 from loadtest.targets.compose_stack import ComposeStack
+from loadtest.targets.kubernetes_pods import KubernetesPods
 from loadtest.targets.process_stack import ProcessStack
 
 RESULTS = ROOT / "loadtest/results"
@@ -50,7 +51,7 @@ class Options(BaseModel):
     """What the user asked for. A description is what a wrong value "must be"."""
 
     mode: Mode = Field("quick", description="quick or full")
-    target: str = Field("", description="a URL such as http://10.0.0.5:8080, or containers, or processes")
+    target: str = Field("", description="a URL such as http://10.0.0.5:8080, or containers, processes, or kubernetes")
     workers: tuple[int, ...] = Field(
         (), description=f'up to {COUNTS_MAX} whole numbers from 1 to {WORKERS_MAX}, e.g. WORKERS="1 2 4"'
     )
@@ -66,12 +67,14 @@ class Options(BaseModel):
     seed: Annotated[int, Number] = Field(
         default_factory=lambda: time.time_ns() % 1_000_000, le=2**53, description=f"a whole number from 0 to {2**53}"
     )
+    rate: Annotated[float, Number] = Field(0, gt=0, le=1e9, description="requests/s of all pods together, e.g. 20000")
+    loadtest_image: str = ""
     given: dict[str, str] = {}  # what was said, for the command that repeats it
 
     @field_validator("target")
     @classmethod
     def _target(cls, text: str) -> str:
-        if text in ("containers", "processes"):
+        if text in ("containers", "processes", "kubernetes"):
             return text
         parts = urlsplit(text)  # gives the scheme in small letters
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
@@ -134,12 +137,14 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one for each option
     context: typer.Context,
     mode: Annotated[str, typer.Option(envvar="MODE", help="quick or full")] = "",
     workers: Annotated[str, typer.Option(envvar="WORKERS", help='the counts to compare, e.g. "1 2 4"')] = "",
-    target: Annotated[str, typer.Option(envvar="TARGET", help="containers, processes or a URL")] = "",
+    target: Annotated[str, typer.Option(envvar="TARGET", help="containers, processes, kubernetes or a URL")] = "",
     profile: Annotated[str, typer.Option(envvar="PROFILE", help="env/<profile>.env; loadtest")] = "",
     slo_p99_ms: Annotated[str, typer.Option(envvar="SLO_P99_MS", help=f"objective in ms; {SLO_P99_MS:g}")] = "",
     baseline: Annotated[str, typer.Option(envvar="BASELINE", help="a saved result to compare with")] = "",
     generators: Annotated[str, typer.Option(envvar="GENERATORS", help="load generators; 1")] = "",
     seed: Annotated[str, typer.Option(envvar="SEED", help="repeats the order and the arrivals")] = "",
+    rate: Annotated[str, typer.Option(envvar="RATE", help="requests/s that pods shall hold; says how many")] = "",
+    loadtest_image: Annotated[str, typer.Option(envvar="LOADTEST_IMAGE", help="of the generator, for kubernetes")] = "",
 ) -> None:
     """Find the worker count.
 
@@ -193,7 +198,7 @@ def measure(given: Mapping[str, str]) -> int:
     settings = environment.resolve(options.profile)
     try:
         with _alone():
-            target = choose(options.target, settings)
+            target = choose(options, settings)
             return _carry_out(options, old, target, settings)
     except CommandError as failure:  # 1 would be a regression
         raise CommandError(*failure.lines, status=REFUSED if failure.status == REFUSED else CANNOT) from None
@@ -204,10 +209,13 @@ def _alone() -> contextlib.AbstractContextManager[None]:
     return alone(RUN / "loadtest.lock", "another load test runs here: wait for its end, or stop it")
 
 
-def choose(name: str, settings: environment.Environment) -> Target:
-    """Return the target of that name: a URL, "containers", "processes", or "" for what this machine has."""
+def choose(options: Options, settings: environment.Environment) -> Target:
+    """Return the target that was named: a URL, containers, processes, kubernetes; with none what this machine has."""
+    name = options.target
     if name.startswith("http"):
         return Target(name)
+    if name == "kubernetes":
+        return KubernetesPods(settings, options.loadtest_image)
     if not name.startswith("process") and (address := docker.remote()):
         raise CommandError(
             f"{address}: the load test counts CPU time and memory where it runs; allowed: run it on that machine, or "
@@ -267,6 +275,7 @@ def _begin(
         generators=options.generators,
         seed=options.seed,
         slo_p99_ms=options.slo_p99_ms,
+        rate=options.rate,
     )
     words = {**options.given, **check_env.of_shell(settings), "SEED": str(options.seed)}
     words.pop("BASELINE", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, profiles, resolve
-from loadtest import generator, host, measure, results, rules, schedule
+from loadtest import host, measure, results, rules, schedule
 from loadtest.generator import Generators
 from loadtest.report.terminal import Progress
 from loadtest.results import Limits, Results, Setup
@@ -31,7 +31,7 @@ class Experiment:
     def run(self) -> None:
         """Measure everything. Interrupted, the results so far remain and are marked so."""
         try:
-            with generator.running(self.results.setup.generators) as generators:
+            with self.target.generators(self.results.setup.generators) as generators:
                 self.progress.stage(f"starting a stack for each of {len(self.results.setup.workers)} counts")
                 self.broken = self.target.start(self.results.setup.workers)
                 self._phases(generators)
@@ -115,10 +115,12 @@ def begin(  # noqa: PLR0913 - the options
     generators: int,
     seed: int,
     slo_p99_ms: float,
+    rate: float = 0.0,
 ) -> Results:
     """Look at the target, which is up with its own setting, and set the experiment up.
 
-    `counts` are the numbers of workers to compare; with none, what people guess.
+    `counts` are the numbers of workers to compare; with none, what people guess. `rate` is what all pods together are
+    to hold, requests/s.
     """
     snapshot = target.snapshot() if target.controls_workers else None
     if target.controls_workers and not snapshot:
@@ -131,9 +133,9 @@ def begin(  # noqa: PLR0913 - the options
         versions=host.versions() | target.versions(),
         revision=host.revision(),
         scenario=host.scenario(),
-        machine=host.describe(),
+        machine=target.describe(),
         limits=limits,
-        shares_cpus=target.kind != "url" or host.is_this(target.url),
+        shares_cpus=target.shares_cpus,
         setup=Setup(
             mode=mode,
             target=target.kind,
@@ -147,6 +149,8 @@ def begin(  # noqa: PLR0913 - the options
             users=schedule.users(workers),
             plan=schedule.PLANS[mode],
             slo_p99_ms=slo_p99_ms,
+            rate=rate,
+            nodes=target.nodes(),
         ),
     )
 

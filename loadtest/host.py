@@ -6,7 +6,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,15 +25,20 @@ ENGINE = {"dockerd", "containerd", "containerd-shim-runc-v2", "docker-proxy", "d
 def describe() -> Machine:
     """Describe this machine."""
     facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    named = (line for line in facts.splitlines() if line.startswith(("model name", "Hardware", "CPU implementer")))
     return Machine(
-        cpu=next(named, platform.machine()).rpartition(":")[2].strip(),
+        cpu=cpu_name(facts),
         cpus=len(psutil.Process().cpu_affinity()),
         memory=psutil.virtual_memory().total,
         kernel=platform.release(),
         system=platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
         virtual="hypervisor" in facts,
     )
+
+
+def cpu_name(facts: str) -> str:
+    """Return the name of the CPU that /proc/cpuinfo, `facts`, tells of."""
+    named = (line for line in facts.splitlines() if line.startswith(("model name", "Hardware", "CPU implementer")))
+    return next(named, platform.machine()).rpartition(":")[2].strip()
 
 
 def versions() -> dict[str, str]:
@@ -78,6 +83,7 @@ class Usage:
     stolen: float
     passed: float
     processes: dict[int, tuple[str, int, float]]  # PID → name, parent, seconds
+    cpus: int = field(default_factory=lambda: psutil.cpu_count() or 1)
 
     @classmethod
     def now(cls) -> "Usage":
@@ -114,7 +120,7 @@ def compare(before: Usage, after: Usage, stack: Iterable[int], experiment: Itera
     loud = max((pid for pid in used if pid not in ours), key=lambda pid: used[pid], default=None)
     # A program that ended meanwhile has no name any more, and then the busiest of the rest is not to blame.
     named = after.processes[loud][0] if loud is not None and used[loud] > 0.3 * foreign > 0 else ""
-    seconds = passed / max(1, psutil.cpu_count() or 1)
+    seconds = passed / after.cpus
     return Use(
         ours=own / passed,
         others=max(0.0, foreign / passed),

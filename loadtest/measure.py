@@ -23,10 +23,10 @@ def run(target: Target, generators: Generators, step: Step, results: Results, pr
     demand = Demand(target.address(step.workers), f"{setup.seed}/{step.round}", setup.users, step.offered)
     with generators.load(demand) as stream:
         stream.wait_for(lambda done: len(done) >= WARM_UP_MIN, BOOT_DEADLINE, progress)
-        before, usage = target.snapshot(step.workers), host.Usage.now()
+        before, usage = target.look(step.workers)
         window = _Window(stream, seconds_of(step, setup.plan), settling=0 if step.offered else SETTLING)
         stream.wait_for(window.is_full, SETTLING + window.longest + BOOT_DEADLINE, progress)
-        after, usage_after = target.snapshot(step.workers, memory=True), host.Usage.now()
+        after, usage_after = target.look(step.workers, memory=True)
     load = records.measured(stream.records, window.first, window.last)
     stack = target.roots(step.workers)
     used = host.compare(usage, usage_after, stack, [os.getpid(), *target.roots()])

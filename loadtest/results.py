@@ -61,6 +61,8 @@ class Setup:
     plan: Plan
     slo_p99_ms: float
     command: str = ""  # what to type to repeat it
+    rate: float = 0.0  # requests/s wanted of all pods together; 0: nobody asked
+    nodes: int = 0  # of the cluster that take pods; 0: unknown, or none
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["quick", "full"]
-Kind = Literal["containers", "processes", "url"]
+Kind = Literal["containers", "processes", "kubernetes", "url"]
 Phase = Literal["capacity", "latency"]
 
 P99_ANSWERS = 1100  # for a 99th percentile with ten samples beyond it, and some more

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 uv=${UV:-uv}
-groups="cli loadtest test lint lock"
+groups="cli generator loadtest test lint lock"
 
 compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url "$@"

@@ -58,8 +58,19 @@ class Cluster:
 
     def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         """Run kubectl there and return what it prints; CommandError with its last line where it fails."""
-        where = (f"--context={self.context}", f"--namespace={self.namespace}")
-        return _kubectl(*arguments, *where, text=text, check=check)
+        return _kubectl(*arguments, *self._where, text=text, check=check)
+
+    @property
+    def _where(self) -> tuple[str, str]:
+        return f"--context={self.context}", f"--namespace={self.namespace}"
+
+    def inside(self, pod: str, container: str, *, stdin: bool = False) -> list[str]:
+        """Return the arguments of kubectl that run what follows them in a container."""
+        return ["exec", pod, f"--container={container}", *(["--stdin"] if stdin else []), *self._where, "--"]
+
+    def execute(self, pod: str, container: str, *command: str, text: str | None = None) -> str:
+        """Run a command in a container and return what it prints; CommandError where it fails."""
+        return _kubectl(*self.inside(pod, container, stdin=text is not None), *command, text=text)
 
     def apply(self, documents: Sequence[tuple[str, str]], *options: str) -> None:
         """Apply all but the job of `PRE_DEPLOY`."""
@@ -96,7 +107,7 @@ class Cluster:
 def apply(environment: Environment) -> None:
     """Run `PRE_DEPLOY`, apply everything, wait until the new pods serve; CommandError where they cannot."""
     require(environment)
-    cluster = _current()
+    cluster = current()
     documents = render(environment)
     cluster.apply(documents, "--dry-run=server")  # what it refuses is refused before `PRE_DEPLOY`, and all of it
     _require_not_paused(cluster.get(DEPLOYMENT))
@@ -116,8 +127,10 @@ def apply(environment: Environment) -> None:
         raise CommandError(fault, *_go_back(cluster, before, serving))
 
 
-def _current() -> Cluster:
+def current(doing: str = "applying to") -> Cluster:
     """Say which context and namespace kubectl acts on and return them; CommandError where none is chosen."""
+    if not shutil.which("kubectl"):
+        raise CommandError("no kubectl is installed: install it, and let KUBECONFIG name your cluster")
     config = json.loads(_kubectl("config", "view", "--output=json"))
     name = config["current-context"]
     context = next((each["context"] for each in config["contexts"] or () if each["name"] == name), None)
@@ -129,7 +142,7 @@ def _current() -> Cluster:
         )
     servers = (each["cluster"]["server"] for each in config["clusters"] or () if each["name"] == context["cluster"])
     cluster = Cluster(name, context.get("namespace") or "default")
-    say(f"applying to namespace {cluster.namespace} of context {name}, {next(servers, 'which names no server')}")
+    say(f"{doing} namespace {cluster.namespace} of context {name}, {next(servers, 'which names no server')}")
     return cluster
 
 
@@ -141,8 +154,6 @@ def require(environment: Environment) -> None:
     lines += list(_misfits(environment))
     if lines:
         raise CommandError(*lines, status=REFUSED)
-    if not shutil.which("kubectl"):
-        raise CommandError("no kubectl is installed: install it, and let KUBECONFIG name your cluster")
     idle = [name for name in NO_EFFECT if environment.values.get(name)]
     if idle:
         say(f"without effect in a cluster: {', '.join(idle)}")
@@ -314,11 +325,11 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
     while not (status := cluster.require(JOB)["status"]).get("succeeded"):
         pods = cluster.select("pods", "job-name=pre-deploy")
         waits = all(pod["status"]["phase"] == "Pending" for pod in pods)
-        fault = next((line for pod in pods for line in _faults(pod)), None)
+        fault = next((line for pod in pods for line in faults(pod)), None)
         if status.get("failed"):
             fault = fault or "its output is above"
         elif not fault and waits and time.monotonic() > deadline:
-            fault = f"it has not begun after {longest} s: {_obstacle(pods) or f'kubectl describe {JOB} says why'}"
+            fault = f"it has not begun after {longest} s: {obstacle(pods) or f'kubectl describe {JOB} says why'}"
         if fault:
             output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
             if waits:  # it would begin later, when nobody expects it
@@ -337,7 +348,7 @@ def _require_not_paused(deployment: dict[str, Any] | None) -> None:
         raise CommandError(f"{DEPLOYMENT} is paused, what served goes on: kubectl rollout resume {DEPLOYMENT}")
 
 
-def _obstacle(pods: Sequence[dict[str, Any]]) -> str | None:
+def obstacle(pods: Sequence[dict[str, Any]]) -> str | None:
     """Return why no node takes one of `pods`, as the scheduler says it; None where each has its node."""
     for pod in pods:
         for condition in pod["status"].get("conditions", ()):
@@ -358,12 +369,12 @@ def _await_rollout(cluster: Cluster) -> str | None:
                 say(f"{wanted} pods serve")
                 return None
             pods = _newest_pods(cluster, deployment)
-            if fault := next((line for pod in pods for line in _faults(pod)), None):
+            if fault := next((line for pod in pods for line in faults(pod)), None):
                 return fault
             conditions = {each["type"]: each for each in status.get("conditions", ())}
             if conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
                 refused = conditions.get("ReplicaFailure", conditions["Progressing"])["message"]  # by a quota, say
-                return f"the new pods are not ready in time: {_obstacle(pods) or refused}"
+                return f"the new pods are not ready in time: {obstacle(pods) or refused}"
         time.sleep(POLL)
 
 
@@ -378,7 +389,7 @@ def _newest_pods(cluster: Cluster, deployment: dict[str, Any]) -> list[dict[str,
     return [pod for pod in cluster.select("pods", PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
 
 
-def _faults(pod: dict[str, Any]) -> Iterator[str]:
+def faults(pod: dict[str, Any]) -> Iterator[str]:
     """Yield why a container of `pod` does not come up: what it said at its end, or what Kubernetes says."""
     status = pod["status"]
     for container in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]:

@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -81,35 +82,37 @@ class Stream:
 
 
 class Generators:
-    """Processes of this machine that carry out the scenario, one load after the other."""
+    """Processes that carry out the scenario, one load after the other: of this machine, or where `elsewhere` runs them.
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.count, self.loads = count, 0
+    `elsewhere` is the beginning of a command that runs what follows in the image of loadtest/Dockerfile.
+    """
+
+    def __init__(self, folder: Path, count: int, elsewhere: Sequence[str] = ()) -> None:
+        self.count, self.loads, self.elsewhere = count, 0, elsewhere
         self.path = folder / "seconds.jsonl"
         self.path.touch()
         logs = [folder / f"{place}.log" for place in range(count)]
         self.processes = {log: self._start(log, place) for place, log in enumerate(logs)}
 
     def _start(self, log: Path, place: int) -> "subprocess.Popen[str]":
-        command = [
-            sys.executable,
-            "-m",
-            "loadtest.generator",
-            str(place),
-            str(self.count),
-            str(SCENARIO),
-            str(self.path),
-        ]
+        program = ["-m", "loadtest.generator", str(place), str(self.count)]
+        command = [sys.executable, *program, str(SCENARIO), str(self.path)]
+        if self.elsewhere:  # the records come on standard output, so all else goes to the other one
+            shell = ["sh", "-c", 'exec 3>&1 >&2 && exec python3 "$@"', "sh"]
+            command = [*self.elsewhere, *shell, *program, str(SCENARIO.relative_to(ROOT)), "/dev/fd/3"]
         with log.open("wb") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE if self.elsewhere else output,
+                stderr=output,
                 text=True,
                 start_new_session=True,  # Ctrl-C is ours to handle, not the generator's as well
             )
+        if process.stdout:
+            threading.Thread(target=_append, args=(process.stdout, self.path), daemon=True).start()
+        return process
 
     def _tell(self, line: str) -> None:
         for process in self.processes.values():
@@ -146,11 +149,18 @@ class Generators:
                 process.wait()
 
 
+def _append(lines: Iterable[str], path: Path) -> None:
+    """Add each line to the file as a whole: several generators share it."""
+    with path.open("a", buffering=1) as file:
+        for line in lines:
+            file.write(line)
+
+
 @contextlib.contextmanager
-def running(count: int = 1) -> Iterator[Generators]:
-    """Run so many generators until the block ends."""
+def running(count: int = 1, elsewhere: Sequence[str] = ()) -> Iterator[Generators]:
+    """Run so many generators until the block ends, here or `elsewhere`."""
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        generators = Generators(Path(folder), count)
+        generators = Generators(Path(folder), count, elsewhere)
         try:
             yield generators
         finally:

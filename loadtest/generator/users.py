@@ -142,13 +142,17 @@ def prepared(users: type[Requests], environment: Environment) -> list[Prepared]:
     options = environment.parsed_options
     key = (users, environment.host, options.seed)
     if key not in Requests.made:
-        place = getattr(environment.runner, "worker_index", 0) or getattr(options, "place", 0)  # among several
-        rng = random.Random(f"{options.seed}/{place}")  # noqa: S311 - repeatable
+        rng = random.Random(f"{options.seed}/{_place(environment)}")  # noqa: S311 - repeatable
         weights, makers = zip(*users.routes, strict=True)
         chosen = rng.choices(makers, weights, k=PREPARED)
         Requests.made.clear()
         Requests.made[key] = [Prepared(make(rng), environment.host or "") for make in chosen]
     return Requests.made[key]
+
+
+def _place(environment: Environment) -> int:
+    """Return which of several generators this is, from 0 on."""
+    return int(getattr(environment.runner, "worker_index", 0) or getattr(environment.parsed_options, "place", 0))
 
 
 class Arrivals(User):
@@ -163,7 +167,7 @@ class Arrivals(User):
         """Send at random times until stopped."""
         options = self.environment.parsed_options
         rate = options.rate / options.generators
-        rng = random.Random(f"{options.seed}/{getattr(options, 'place', 0)}/arrivals")  # noqa: S311 - repeatable
+        rng = random.Random(f"{options.seed}/{_place(self.environment)}/arrivals")  # noqa: S311 - repeatable
         weights = [users.weight for users in self.population]
         self.idle: dict[type[User], list[Any]] = {users: [] for users in self.population}
         self.pool = Pool()
@@ -267,13 +271,13 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     """Choose the loop, and show in Locust what our own client does."""
     gevent.spawn(Requests.watch)
     environment.events.test_stop.add_listener(lambda **_: publish_now(environment.stats))
+    named = list(environment.user_classes)
+    # The web page may have changed the rate; a worker hears it from its master no sooner.
+    environment.events.test_start.add_listener(lambda **_: choose_loop(environment, named))
     if isinstance(runner, WorkerRunner):
         gevent.spawn(publish, environment.stats)
         return
-    named = list(environment.user_classes)
     choose_loop(environment, named)
-    # The web page may have changed the rate.
-    environment.events.test_start.add_listener(lambda **_: choose_loop(environment, named))
     if not isinstance(runner, MasterRunner):
         gevent.spawn(publish, environment.stats)
 

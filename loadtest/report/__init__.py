@@ -164,7 +164,8 @@ def _context(results: Results, folder: Path) -> dict[str, Any]:
         "rows": table,
         "which": charts.percentile_runs(results)[1],
         "folder": _short(folder),
-        "use": command(verdict),
+        "use": command(results),
+        "deploy": deploy(results),
         "generator": generator_text(results),
         "created": datetime.fromisoformat(results.created).strftime("%-d %B %Y, %H:%M"),
         "begin": min((run.started for run in results.runs), default=0.0),
@@ -175,9 +176,15 @@ def _context(results: Results, folder: Path) -> dict[str, Any]:
     }
 
 
-def command(verdict: Verdict) -> str:
+def command(results: Results) -> str:
     """Return what puts the answer into service without losing a request; empty where there is none."""
-    return f"echo {verdict.setting} >> env/prod.local.env && make deploy PROFILE=prod" if verdict.setting else ""
+    setting = (results.verdict or rules.verdict(results)).setting
+    return f"echo {setting} >> env/prod.local.env && {deploy(results)}" if setting else ""
+
+
+def deploy(results: Results) -> str:
+    """Return the command that makes the settings of production take effect where it was measured."""
+    return f"make {'k8s' if results.setup.target == 'kubernetes' else 'deploy'} PROFILE=prod"
 
 
 def generator_text(results: Results) -> str:

@@ -132,7 +132,7 @@ def show(results: Results, written: Sequence[Path], console: Console) -> None:
     console.print()
     headline = verdict.setting or verdict.kind.replace("_", " ")
     console.print(Text.assemble((headline, "bold"), f": {verdict.reason}"), soft_wrap=True)
-    lines = [("use it", report.command(verdict)), ("confidence", verdict.confidence), ("next", verdict.next_step)]
+    lines = [("use it", report.command(results)), ("confidence", verdict.confidence), ("next", verdict.next_step)]
     lines.append(("generator", report.generator_text(results)))
     lines += [("note", note) for note in verdict.notes]
     if results.state == "interrupted":

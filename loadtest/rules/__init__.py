@@ -4,7 +4,7 @@ import statistics
 from collections import Counter, defaultdict
 
 from loadtest.results import Results, Run, Verdict
-from loadtest.rules import objective
+from loadtest.rules import objective, pods
 from loadtest.rules.decision import P99_FLOOR, Evidence, by_round, compare_all, decide, p99_by_visit
 from loadtest.schedule import Phase
 
@@ -27,6 +27,8 @@ def verdict(results: Results) -> Verdict:
     if answer.workers and (cpus := results.limits.cpus):
         answer.reason = f"with {cpus:g} CPUs {answer.reason}"
         answer.notes.append(f"the application had {cpus:g} CPUs; for another limit (CPUS=) measure again")
+    if answer.workers and (results.setup.rate or results.setup.target == "kubernetes"):
+        answer.notes += pods.notes(results, answer.workers)
     return answer
 
 

@@ -5,11 +5,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import psutil
 
 from greenstack.cli.console import REFUSED, CommandError
+from loadtest import generator, host
+from loadtest.generator import Generators
+from loadtest.results import Machine
 from loadtest.schedule import Kind
 from loadtest.targets.worker_probe import Snapshot
 
@@ -62,9 +66,30 @@ class Target:
         """
         return None
 
+    def look(self, workers: int = 0, *, memory: bool = False) -> tuple[Snapshot | None, host.Usage]:
+        """Look at the application's processes of that stack, and at the machine that they run on."""
+        return self.snapshot(workers, memory=memory), host.Usage.now()
+
     def roots(self, workers: int | None = None) -> list[int]:
-        """Return the roots of the process trees of that stack, or of all."""
+        """Return the roots of the process trees of that stack, or of all, as `look` tells of them."""
         return []
+
+    def generators(self, count: int) -> AbstractContextManager[Generators]:
+        """Run so many load generators until the block ends."""
+        return generator.running(count)
+
+    @property
+    def shares_cpus(self) -> bool:
+        """Whether generators and application run on the same CPUs."""
+        return host.is_this(self.url)
+
+    def describe(self) -> Machine:
+        """Describe the machine that a result holds for."""
+        return host.describe()
+
+    def nodes(self) -> int:
+        """Return how many machines take pods; 0 where there are none."""
+        return 0
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what only the target knows, by name."""
@@ -85,6 +110,11 @@ class OwnStacks(Target):
         super().__init__("")
         self.first = 0  # the count that the stack has which was started with its own setting
 
+    @property
+    def shares_cpus(self) -> bool:
+        """All of it runs here."""
+        return True
+
     def _launch(self, workers: int) -> None:
         """Start a stack, and return when it answers; NotReadyError where it does not come up."""
         raise NotImplementedError
@@ -93,12 +123,16 @@ class OwnStacks(Target):
         """Take the first stack, which has so many workers, for that count's."""
         raise NotImplementedError
 
+    def _require_room(self, counts: Sequence[int], running: int, used: int) -> None:
+        """Raise CommandError where all stacks together have no room: `used` bytes are what `running` workers take."""
+        require_memory(counts, running, used)
+
     def start(self, counts: Sequence[int]) -> dict[int, CommandError]:
         """Start what does not run yet, side by side."""
         if not (snapshot := self.snapshot(memory=True)):
             raise CommandError("the application's processes cannot be looked at")
         running = len(snapshot.workers)
-        require_memory(counts, running, snapshot.memory or 0)
+        self._require_room(counts, running, snapshot.memory or 0)
         if running in counts:
             self._adopt(running)
         missing = [workers for workers in counts if workers != running]

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import os
 import signal
 import statistics
 import subprocess
@@ -139,6 +140,27 @@ def test_several_generators_share_the_load(tmp_path: Path) -> None:
     assert load.generator.count == 2
     assert load.throughput == pytest.approx(RATE, rel=0.2)
     assert not load.failed
+
+
+def test_generators_elsewhere_are_heard_by_their_output(tmp_path: Path) -> None:
+    elsewhere = ["env", f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"]
+    with serving(tmp_path) as app, running(2, elsewhere) as generators:
+        with generators.load(Demand(app.url, "1", rate=RATE)) as stream:
+            stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
+        load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
+        assert generators.why_ended() is None
+    assert load.generator.count == 2
+    assert load.answered > RATE
+    assert not load.failed
+
+
+def test_workers_of_locust_share_an_open_loop(tmp_path: Path) -> None:
+    with serving(tmp_path) as app:
+        command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
+        options = ["--processes", "2", "-u", "2", "--rate", "100", "--generators", "2", "-t", "6s"]
+        done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
+        assert done.returncode == 0, done.stderr
+        assert 200 < len(app.arrivals) < 900, "about 600, the start excepted"
 
 
 def test_it_works_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,6 +210,7 @@ class Kubectl:
         self.answers: dict[str, Any] = {}
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
         monkeypatch.setattr(kubernetes, "_kubectl", self)
+        monkeypatch.setattr(shutil, "which", lambda _: "kubectl")
 
     def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         if arguments[0] == "kustomize":
@@ -233,7 +235,7 @@ def test_the_context_and_namespace_are_said(
 
 def test_a_context_without_namespace_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     Kubectl(monkeypatch).config = {**CONFIG, "current-context": "test"}
-    assert kubernetes._current() == Cluster("test", "default")
+    assert kubernetes.current() == Cluster("test", "default")
 
 
 @pytest.mark.parametrize(
@@ -389,20 +391,20 @@ def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool
 def test_what_the_check_said_is_the_fault() -> None:
     said = {"terminated": {"exitCode": 2, "message": "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024\n"}}
     line = "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024"
-    assert list(kubernetes._faults(pod(said, init=True))) == [line]
-    assert list(kubernetes._faults(pod({"waiting": {"reason": "CrashLoopBackOff"}}, said, init=True))) == [line]
+    assert list(kubernetes.faults(pod(said, init=True))) == [line]
+    assert list(kubernetes.faults(pod({"waiting": {"reason": "CrashLoopBackOff"}}, said, init=True))) == [line]
 
 
 def test_an_image_that_is_not_there_is_the_fault() -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "a:1"'}}
-    assert list(kubernetes._faults(pod(waiting))) == [
+    assert list(kubernetes.faults(pod(waiting))) == [
         'app of greenstack-1: ImagePullBackOff: Back-off pulling image "a:1"'
     ]
 
 
 @pytest.mark.parametrize("state", [{"waiting": {"reason": "ContainerCreating"}}, {"running": {}}])
 def test_what_passes_is_no_fault(state: dict[str, Any]) -> None:
-    assert list(kubernetes._faults(pod(state))) == []
+    assert list(kubernetes.faults(pod(state))) == []
 
 
 def test_the_files_have_the_defaults_of_the_settings() -> None:

@@ -47,6 +47,8 @@ def test_everything_is_read(tmp_path):
         ("GENERATORS", "0"),
         ("GENERATORS", "1_0"),
         ("SEED", "-1"),
+        ("RATE", "0"),
+        ("RATE", "many"),
         ("PROFILE", "../prod"),
         ("PROFILE", "nosuch"),
     ],
@@ -56,12 +58,30 @@ def test_a_wrong_value_is_named_with_its_bounds(name, value):
         read({name: value})
     assert caught.value.status == 2
     (line,) = caught.value.lines
-    allowed = ("quick or", "up to 12", "milliseconds", "a URL", "a folder", "a whole number", "one of dev")
+    allowed = (
+        "quick or",
+        "up to 12",
+        "milliseconds",
+        "a URL",
+        "a folder",
+        "a whole number",
+        "one of dev",
+        "requests/s",
+    )
     assert line.startswith(tuple(f"{name}={value}: must be {start}" for start in allowed))
 
 
 def test_a_scheme_in_capitals_is_the_same():
     assert read({"TARGET": "HTTP://Host:81/"}).target == "http://Host:81"
+
+
+def test_pods_are_measured_for_a_rate():
+    options = read({"TARGET": "kubernetes", "RATE": "20000", "LOADTEST_IMAGE": "registry.example/loadtest:1"})
+    assert (options.target, options.rate, options.loadtest_image) == (
+        "kubernetes",
+        20000.0,
+        "registry.example/loadtest:1",
+    )
 
 
 def test_all_faults_at_once():

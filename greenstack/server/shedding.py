@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.3  # s for which requests must begin late; the least that a burst may take which is served as a whole
 AHEAD = 8  # requests that begin each time the worker has read: so few are no queue, however long each takes
-START = 10.0  # s; for so long a worker may be late from its start on, as it finds what has waited for it
+START = 5.0  # s from its start on in which a worker refuses nothing: what has waited for it is no overload
 SILENCE = 10.0  # s between two lines in the log
 BODY = b'{"detail":"Service Unavailable"}'  # as nginx says it
 HEADERS = [
@@ -52,8 +52,13 @@ class Queue:
         self.read_at = 0.0
         self._batch = 0.0  # when those were read that begin now
         self._begun = 0  # of them
-        self._last = math.inf  # when the last one's turn came
-        self._late_since = clock() + START
+        self._last = 0.0  # when the last one's turn came
+        self._late_since = math.inf
+        self._spared_until = math.inf
+
+    def start(self) -> None:
+        """Note that the worker serves from now on."""
+        self._spared_until = self.clock() + START
 
     def too_late(self) -> bool:
         """Return whether to refuse the request whose turn it is; to be asked once for each."""
@@ -67,7 +72,7 @@ class Queue:
         if now - self._batch > self.allowed:
             if self._late_since == math.inf:
                 self._late_since = now
-            if now - self._late_since > INTERVAL and self._begun >= AHEAD:
+            if now - self._late_since > INTERVAL and self._begun >= AHEAD and now > self._spared_until:
                 return True
         self._begun += 1
         return False

@@ -152,6 +152,7 @@ class Server(UvicornServer):
         self._bound_memory()
         add_request_ids()
         self.worker.pulse.tick(0.0)
+        self.worker.queue.start()
         self.worker.enter(State.READY)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -254,6 +255,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     shared: "Shared | None" = None  # the application's own metrics, where they are to be told as well
     slot: int
     pulse: Pulse
+    queue: Queue
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.CONFIG_KWARGS = {
@@ -326,9 +328,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         # What Uvicorn answers above LIMIT_CONCURRENCY, before it asks the application.
         protocol: Any = httptools_impl
         protocol.service_unavailable = count_requests(cast("ASGIApp", flow_control.service_unavailable), slot)
+        self.queue = TimedProtocol.queue = Queue(self.settings.shed_delay / 1000)
         if self.settings.shed_delay:
-            TimedProtocol.queue = Queue(self.settings.shed_delay / 1000)
-            app = Shedding(app, TimedProtocol.queue, slot, self.settings.health_path)
+            app = Shedding(app, self.queue, slot, self.settings.health_path)
         return Exposition(count_requests(app, slot), self._registry)
 
     def _registry(self) -> "CollectorRegistry":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from greenstack.server.shedding import START
 from tests.chaos import stack as local
 from tests.chaos.conftest import AddFigure, Pick, Running
 from tests.chaos.load import Load, Result
@@ -91,6 +92,8 @@ def test_overload_is_refused_and_ends_at_once(stack: Stack, pick: Pick, route: s
 def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: AddFigure, case: str) -> None:
     route, settings, times = CASES[case]
     with running(**settings) as stack:
+        ready = time.monotonic()
+        until(lambda: time.monotonic() > ready + START, "the workers have not just started")
         result = overload(stack, route, CLIENTS, int(pick(5, 30) * times * CAPACITY), times)
         end = time.monotonic()
         until(lambda: quick(stack), "everything is normal again", pick(60, 2))

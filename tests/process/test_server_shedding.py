@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from greenstack.server.shedding import START
 from tests.chaos.load import Load
 from tests.process.conftest import Gunicorn, until
 from tests.support.http import Connection, Request, Response
@@ -34,6 +36,14 @@ def ask_at_once(gunicorn: Gunicorn, path: str, number: int) -> Counter[int]:
     return Counter(answer.status for answer in asyncio.run(all_of_them()))
 
 
+def settled(gunicorn: Gunicorn) -> Gunicorn:
+    """Wait until its worker has not just started any more."""
+    gunicorn.until_ready()
+    ready = time.monotonic()
+    until(lambda: time.monotonic() > ready + START, "the time after the start is over")
+    return gunicorn
+
+
 def overload(gunicorn: Gunicorn) -> Load:
     """Offer one worker ten times what it can serve, from now on."""
     return Load(str(gunicorn.socket), rate=500, connections=400, make=lambda _: Request("GET", BLOCKING))
@@ -46,7 +56,7 @@ def test_an_overload_is_refused_and_told(start: Start) -> None:
         until(lambda: total(scrape(str(gunicorn.socket), "/metrics"), "http_requests_in_flight") == 1, "one waits")
         with overload(gunicorn) as load:
             for path in ["/healthz", "/readyz", "/metrics"] * 3:
-                load.wait_for_more(100)
+                load.wait_for_more(300)
                 assert gunicorn.get(path).status_code == 200
         assert waiting.result().status_code == 200, "what has begun goes on"
     counts = Counter(status for _, status in load.result.counts.elements())
@@ -60,16 +70,14 @@ def test_an_overload_is_refused_and_told(start: Start) -> None:
 
 
 def test_requests_that_only_wait_are_served(start: Start) -> None:
-    gunicorn = start().until_ready()
-    assert ask_at_once(gunicorn, "/", 1) == {200: 1}, "it has not just started"
+    gunicorn = settled(start())
     assert ask_at_once(gunicorn, "/sleep?1", 300) == {200: 300}
 
 
 def test_it_can_be_switched_off(start: Start) -> None:
-    gunicorn = start(SHED_DELAY="0").until_ready()
-    assert ask_at_once(gunicorn, "/", 1) == {200: 1}
-    assert ask_at_once(gunicorn, BLOCKING, AT_ONCE) == {200: AT_ONCE}
-    assert total(scrape(str(gunicorn.socket), "/metrics"), "http_requests_shed_total") == 0
+    shedding, waiting = start(), start(SHED_DELAY="0")
+    assert ask_at_once(settled(shedding), BLOCKING, AT_ONCE)[503] > 0
+    assert ask_at_once(settled(waiting), BLOCKING, AT_ONCE) == {200: AT_ONCE}
 
 
 def test_a_successor_serves_what_has_waited(start: Start) -> None:

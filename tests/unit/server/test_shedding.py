@@ -27,6 +27,7 @@ class Worker:
     def __init__(self) -> None:
         self.now = 0.0
         self.queue = Queue(ALLOWED, lambda: self.now)
+        self.queue.start()
         self.waits: list[float] = []  # s from coming to being answered, of those that were served
         self.refused = 0
 
@@ -53,8 +54,8 @@ class Worker:
         return not refused
 
     def calm(self) -> "Worker":
-        """Serve something, so that it has not just started."""
-        return self.serve([self.now, self.now + 0.1], 0.001)
+        """Serve something, when it has not just started any more."""
+        return self.serve([self.now + START + 1, self.now + START + 2], 0.001)
 
 
 def at_random(rate: float, seconds: float, start: float = 0.0, seed: int = 1) -> list[float]:
@@ -69,9 +70,9 @@ def at_random(rate: float, seconds: float, start: float = 0.0, seed: int = 1) ->
 @pytest.mark.parametrize("times", [2, 5, 20])
 def test_an_overload_is_served_in_time(times: float) -> None:
     seconds, takes = 30, 0.02
-    worker = Worker().calm().serve(at_random(times / takes, seconds, 1), takes)
+    worker = Worker().calm().serve(at_random(times / takes, seconds, 2 * START), takes)
     waits = sorted(worker.waits)
-    assert waits[int(0.99 * len(waits))] < 0.52
+    assert waits[int(0.99 * len(waits))] < 0.6  # 10 s where nothing is refused
     assert len(waits) * takes / seconds > 0.88  # at 20 times refusing takes a tenth of the time
     assert worker.refused > 0
 
@@ -81,14 +82,14 @@ def test_an_overload_is_served_in_time(times: float) -> None:
 def test_a_normal_load_is_not_refused(share: float, takes: float) -> None:
     refused = served = 0
     for seed in range(5):
-        worker = Worker().calm().serve(at_random(share / takes, 4000 * takes, 1, seed), takes)
+        worker = Worker().calm().serve(at_random(share / takes, 4000 * takes, 2 * START, seed), takes)
         refused, served = refused + worker.refused, served + len(worker.waits)
     assert refused < 0.005 * served
 
 
 def test_a_burst_is_served() -> None:
     worker = Worker().calm()
-    for second in range(1, 10):
+    for second in range(10, 20):
         worker.serve([float(second)] * int((ALLOWED + INTERVAL) / 0.02), 0.02)
     assert worker.refused == 0
 
@@ -111,18 +112,18 @@ def test_what_one_request_held_up_is_served() -> None:
 
 
 def test_a_new_worker_serves_what_has_waited() -> None:
-    worker = Worker().serve([0.0] * 500 + at_random(25, 5), 0.01)
+    worker = Worker().serve([0.0] + [0.001] * 400, 0.01)
     assert worker.refused == 0
-    assert worker.serve([worker.now + 1] * 500, 0.01).refused > 0
+    assert worker.calm().serve([worker.now + 1] * 400, 0.01).refused > 0
 
 
 def test_an_overload_from_the_start_is_refused() -> None:
-    worker = Worker().serve(at_random(200, 2 * START), 0.02)
-    assert worker.refused > START * 150 * 0.9
+    worker = Worker().serve(at_random(200, 4 * START), 0.02)
+    assert worker.refused > 2 * START * 150
 
 
 def test_it_is_over_when_the_load_is() -> None:
-    worker = Worker().calm().serve(at_random(250, 10, 1), 0.02)
+    worker = Worker().calm().serve(at_random(250, 10, 2 * START), 0.02)
     refused = worker.refused
     worker.serve(at_random(30, 10, worker.now), 0.02)
     assert worker.refused == refused

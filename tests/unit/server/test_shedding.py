@@ -36,7 +36,7 @@ class Worker:
         due = list(reversed(arrivals))
         while due:
             self.now = max(self.now, due[-1])
-            batch = []
+            batch: list[float] = []
             while due and due[-1] <= self.now:
                 came = due.pop()
                 if len(batch) < CONCURRENCY_LIMIT:  # else nginx answers

@@ -50,5 +50,6 @@ def as_dict(cfg: "Config", settings: Settings) -> dict[str, Any]:
         "forwarded_allow_ips": ",".join(cfg.forwarded_allow_ips),
         "log_format": settings.log_format,
         "limit_concurrency": settings.limit_concurrency,
+        "shed_delay": settings.shed_delay,
         "worker_memory": settings.worker_memory,
     }

@@ -36,6 +36,7 @@ from greenstack.server.metrics.store import TICK, Slot, Store
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings, parse_size
+from greenstack.server.shedding import Backlog, Queue, Shedding, TimedProtocol
 from greenstack.server.tracing import add_request_ids
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Server(UvicornServer):
         self._bound_memory()
         add_request_ids()
         self.worker.pulse.tick(0.0)
+        self.worker.queue.start()
         self.worker.enter(State.READY)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -253,11 +255,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     shared: "Shared | None" = None  # the application's own metrics, where they are to be told as well
     slot: int
     pulse: Pulse
+    queue: Queue
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.CONFIG_KWARGS = {
             "loop": "uvloop",
-            "http": "httptools",
+            "http": TimedProtocol if self.settings.shed_delay else "httptools",
             "interface": "asgi3",  # Uvicorn would take Probes for ASGI 2, as it is no coroutine function
             "access_log": False,  # ours says more, see log.py
             "server_header": False,
@@ -318,13 +321,16 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         self.wsgi: Any = self.answers
 
     def _measured(self, app: "ASGIApp") -> "ASGIApp":
-        """Count the requests of `app`, note how this worker is, and answer /metrics for all of them."""
+        """Count the requests of `app`, refuse those that come too late, and answer /metrics for all workers."""
         slot = Slot(self.store, self.slot)
         self.pulse = Pulse(slot, resident_memory)
         time_collector(slot)
         # What Uvicorn answers above LIMIT_CONCURRENCY, before it asks the application.
         protocol: Any = httptools_impl
         protocol.service_unavailable = count_requests(cast("ASGIApp", flow_control.service_unavailable), slot)
+        self.queue = TimedProtocol.queue = Queue(self.settings.shed_delay / 1000)
+        if self.settings.shed_delay:
+            app = Shedding(app, self.queue, slot, self.settings.health_path)
         return Exposition(count_requests(app, slot), self._registry)
 
     def _registry(self) -> "CollectorRegistry":
@@ -336,6 +342,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         self.config.app = self.wsgi
         server = Server(self)
         # The bare sockets: uvloop closes them well, Gunicorn's wrappers log an error about it.
-        await server.serve(sockets=[listener.sock for listener in self.sockets])
+        sockets = [listener.sock for listener in self.sockets]
+        TimedProtocol.backlog = Backlog(sockets, self.settings.shed_delay / 1000)
+        await server.serve(sockets=sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -72,6 +72,7 @@ class ReplicaCollector(Collector):
         for name, description, field in (
             ("gunicorn_worker_starts", "Worker processes that were started.", Field.STARTS),
             ("websocket_connections", "WebSockets that the application has accepted.", Field.WEBSOCKETS),
+            ("http_requests_shed", "Requests answered 503 as their worker was overloaded: SHED_DELAY.", Field.SHED),
         ):
             yield CounterMetricFamily(name, description, sum(store.get(slot, field) for slot in used))
         serving = [slot for slot, state in states.items() if state is not State.STARTING]

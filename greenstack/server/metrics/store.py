@@ -41,6 +41,7 @@ class Field(enum.IntEnum):
     PAUSED = 7  # s that these took
     WEBSOCKETS = 8  # that were accepted
     WEBSOCKETS_OPEN = 9
+    SHED = 10  # requests that were refused because they came too late
 
 
 class Event(enum.IntEnum):

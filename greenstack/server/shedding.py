@@ -1,0 +1,165 @@
+"""Sheds load by delay, as CoDel does it for packets: a worker that is late answers 503 to what has not begun.
+
+Uvicorn reads what has come on all connections and makes a task of each request. The tasks then begin one after the
+other, so one that computes holds up those behind it: they are the worker's queue. A queue that is short now and then
+is a burst, and all of it is served. One that stays long is an overload, in which everybody would be answered too late.
+RFC 8289 tells the two apart by how long the queue has been late; what is dropped then is what waits too long, as in
+Facebook's folly/executors/Codel.h, because a request that is refused late has cost its client that time, too.
+
+A request that waits for something else (a database, a thread, another service) has begun and is never refused. So slow
+routes, uploads, event streams and WebSockets that are open are left alone, however long they take.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from greenstack.server.metrics.store import Field, Slot
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+INTERVAL = 0.3  # s for which requests must begin late; the least that a burst may take which is served as a whole
+AHEAD = 8  # requests that begin each time the worker has read: so few are no queue, however long each takes
+START = 5.0  # s from its start on in which a worker refuses nothing: what has waited for it is no overload
+SILENCE = 10.0  # s between two lines in the log
+BODY = b'{"detail":"Service Unavailable"}'  # as nginx says it
+HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(BODY)).encode()),
+    (b"retry-after", b"1"),
+]
+_log = logging.getLogger("uvicorn.error")
+
+
+class Queue:
+    """The requests that a worker has read and not begun. Times are in seconds of `clock`.
+
+    `allowed` may each wait. `read_at` is when the worker last read one: all that it has read by then begin before it
+    reads again.
+    """
+
+    def __init__(self, allowed: float, clock: Callable[[], float] = monotonic) -> None:
+        self.allowed = allowed
+        self.clock = clock
+        self.read_at = 0.0
+        self._batch = 0.0  # when those were read that begin now
+        self._begun = 0  # of them
+        self._last = 0.0  # when the last one's turn came
+        self._late_since = math.inf
+        self._spared_until = math.inf
+
+    def start(self) -> None:
+        """Note that the worker serves from now on."""
+        self._spared_until = self.clock() + START
+
+    def too_late(self) -> bool:
+        """Return whether to refuse the request whose turn it is; to be asked once for each."""
+        now = self.clock()
+        if self.read_at != self._batch:
+            # In time is where the last one's turn came soon, and where one alone held up all that came since.
+            if self._last - self._batch <= self.allowed or self.read_at - self._last > INTERVAL:
+                self._late_since = math.inf
+            self._batch, self._begun = self.read_at, 0
+        self._last = now
+        if now - self._batch > self.allowed:
+            if self._late_since == math.inf:
+                self._late_since = now
+            if now - self._late_since > INTERVAL and self._begun >= AHEAD and now > self._spared_until:
+                return True
+        self._begun += 1
+        return False
+
+
+class Backlog:
+    """The connections that wait in the kernel. libuv accepts one each time that the event loop turns.
+
+    In an overload a turn takes long, so that requests would wait there for seconds, where no clock of ours sees them.
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket], allowed: float) -> None:
+        self.listeners = listeners
+        self.allowed = allowed
+        self._waiting_since = -math.inf  # s, monotonic; when there last was none. Before our start they may wait, too
+
+    def take(self) -> Iterator[socket.socket]:
+        """Accept what else is there, where some have always been there for longer than `allowed` seconds; else one.
+
+        Not all of it from the start: what another worker accepts a moment later would wait for this one.
+        """
+        for listener in self.listeners:
+            # OSError: there is none, or the listener is closed, as in a drain.
+            with contextlib.suppress(OSError):
+                while True:
+                    yield listener.accept()[0]
+                    now = monotonic()
+                    self._waiting_since = min(self._waiting_since, now)
+                    if now - self._waiting_since <= self.allowed:
+                        return
+        self._waiting_since = math.inf
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """Uvicorn's, which tells `queue` when a request is read, and accepts what waits in `backlog`."""
+
+    queue: ClassVar[Queue]
+    backlog: ClassVar[Backlog]
+    _accepting: ClassVar[set[asyncio.Task[Any]]] = set()  # the loop itself holds tasks weakly
+    _by_loop = True  # accepted by libuv, and not by us
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept others as well."""
+        super().connection_made(transport)
+        if self._by_loop and not self.app_state.get("draining"):  # a worker that ends takes no more than it must
+            for connection in self.backlog.take():
+                connection.setblocking(False)
+                task = self.loop.create_task(self.loop.connect_accepted_socket(self._another, connection))
+                self._accepting.add(task)
+                task.add_done_callback(self._accepting.discard)
+
+    def _another(self) -> "TimedProtocol":
+        another = type(self)(self.config, self.server_state, self.app_state, self.loop)
+        another._by_loop = False
+        return another
+
+    def on_headers_complete(self) -> None:
+        """Note the time."""
+        self.queue.read_at = self.queue.clock()
+        super().on_headers_complete()
+
+
+class Shedding:
+    """ASGI middleware that refuses what comes too late; `health_path` never does. The rest is counted in `slot`."""
+
+    def __init__(self, app: "ASGIApp", queue: Queue, slot: Slot, health_path: str | None) -> None:
+        self.app = app
+        self.queue = queue
+        self.slot = slot
+        self.health_path = health_path
+        self._told = -math.inf
+
+    def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> Awaitable[None]:
+        """Serve one connection scope. No coroutine itself: every request would pay for one more."""
+        if scope["type"] == "http" and self.queue.too_late() and scope["path"] != self.health_path:
+            return self._refuse(send)
+        return self.app(scope, receive, send)
+
+    async def _refuse(self, send: "Send") -> None:
+        self.slot.add(Field.SHED, 1)
+        now = self.queue.clock()
+        if now - self._told > SILENCE:
+            self._told = now
+            _log.warning(
+                "overload: requests waited for more than SHED_DELAY=%.0f ms and are answered 503; "
+                "add workers or CPUs, or raise it",
+                1000 * self.queue.allowed,
+            )
+        await send({"type": "http.response.start", "status": 503, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": BODY})

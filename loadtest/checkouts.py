@@ -27,7 +27,7 @@ def compare(base: str, change: Path = ROOT) -> tuple[Results, Path]:
     if not base or not Path(base, "loadtest/__main__.py").is_file():
         example = "e.g. ../base, after `git worktree add ../base main`"
         raise CommandError(f"BASE={base}: must be another checkout of this repository, {example}", status=REFUSED)
-    if os.environ.get("TARGET", "").startswith("http"):
+    if os.environ.get("TARGET", "").startswith(("http", "kubernetes")):
         reason = "must be containers or processes: the stack there is of one checkout only"
         raise CommandError(f"TARGET={os.environ['TARGET']}: {reason}", status=REFUSED)
     options = {"SEED": str(time.time_ns() % 1_000_000), **os.environ, "BASELINE": ""}  # one seed: the same arrivals

@@ -17,7 +17,6 @@ from loadtest.results import (
     Comparison,
     Results,
     Run,
-    Verdict,
     change_text,
     percent,
     replace,

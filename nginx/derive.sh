@@ -29,12 +29,12 @@ NGINX_WORKERS=$(((USABLE_CPUS + 1) / 2))
 # Of access log lines, for each worker: half of what a pipe holds. When that is full it takes no more than 4k (PIPE_BUF)
 # from several writers without mixing them.
 if [ "$NGINX_WORKERS" = 1 ]; then : "${LOG_BUFFER:=32k}"; else LOG_BUFFER=4k; fi
-# A descriptor for each connection, those to the app included; a fifth of all for bodies that wait in temporary files.
+# Two descriptors a connection: itself, and a temporary file for its body.
 # shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)
-case $NOFILE in unlimited | ??????*) NOFILE=16384 ;; esac
-[ "$NOFILE" -le 16384 ] || NOFILE=16384
-CONNECTIONS=$((NOFILE * 4 / 5))
+case $NOFILE in unlimited | ??????*) NOFILE=32768 ;; esac
+[ "$NOFILE" -le 32768 ] || NOFILE=32768
+CONNECTIONS=$((NOFILE / 2))
 
 # --- Who asks, and for what.
 SERVER_NAMES=${SERVER_NAME:-_} # _: the name of nobody, so that the server is the default one

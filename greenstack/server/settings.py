@@ -251,9 +251,9 @@ class Settings(BaseModel):
     limit_concurrency: Whole = _setting("application", 0, ge=0, le=10**6)
     """Connections and tasks above which a worker answers 503 at once; 0: no limit"""
 
-    shed_delay: Whole = _setting("application", 100, ge=0, le=60000)
-    """Milliseconds that a request may wait for its turn in a worker that is overloaded; above it 503 at once, see
-    docs/operations.md; 0: for ever"""
+    shed_delay: Whole = _setting("application", 0, ge=0, le=60000)
+    """Milliseconds that a request may wait for its turn in a worker that is overloaded, 100 say; above it 503 at once,
+    see docs/operations.md; 0: for ever"""
 
     worker_memory: Annotated[str, _checked_by(_worker_memory)] = _setting(
         "application", "64m", "a size like 64m, at least 1m"

@@ -26,9 +26,13 @@ WORK = 0.02  # s; a worker serves one at a time, which makes 50 requests/s and w
 CAPACITY = 2 / WORK
 # A worker serves 50 requests/s, so that the last of 20 waits for 0.4 s.
 LIMIT = {"LIMIT_CONCURRENCY": "20"}
+SHED = {"SHED_DELAY": "100"}
 CASES: dict[str, tuple[str, dict[str, str], int]] = {
     f"{times} times the capacity, {what}": (route, settings, times)
-    for what, route, settings in [("computing", "/block", {}), ("waiting, LIMIT_CONCURRENCY=20", "/queue", LIMIT)]
+    for what, route, settings in [
+        ("computing, SHED_DELAY=100", "/block", SHED),
+        ("waiting, LIMIT_CONCURRENCY=20", "/queue", LIMIT),
+    ]
     for times in (2, 5, 20)
 }
 # So many clients that the limit of requests of one client address does not protect the app alone.

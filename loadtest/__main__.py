@@ -69,6 +69,14 @@ class Options(BaseModel):
     )
     rate: Annotated[float, Number] = Field(0, gt=0, le=1e9, description="requests/s of all pods together, e.g. 20000")
     loadtest_image: str = ""
+
+    @field_validator("rate")
+    @classmethod
+    def _rate(cls, rate: float, info: ValidationInfo) -> float:
+        if rate and info.data.get("target", "").startswith("http"):
+            raise AllowedError("left out with TARGET=http…: nothing is known of the pods there")
+        return rate
+
     given: dict[str, str] = {}  # what was said, for the command that repeats it
 
     @field_validator("target")

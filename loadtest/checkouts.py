@@ -49,14 +49,36 @@ def measure(checkout: Path, options: dict[str, str]) -> Path:
     environ = {name: value for name, value in options.items() if name not in OF_MAKE}
     command = ["make", "--no-print-directory", "-C", str(checkout), "loadtest"]
     with subprocess.Popen(command, env=environ, stdout=sys.stderr) as process:
-        # The terminal sends Ctrl-C to the load test, too, which takes its stacks down first; make passes on SIGTERM.
-        signal.signal(signal.SIGINT, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        stopped = _outlived(process)
+    if stopped:
+        raise CommandError(f"{checkout}: the load test was interrupted", status=INTERRUPTED)
     # The exit status tells nothing: GNU make makes 2 of any, and "cannot recommend a count" is a result here.
     written = set(folder.glob(f"*/{FILE}")) - known
     if not written:
         raise CommandError(f"{checkout}: `make loadtest` gave no result; its own lines above say why", status=CANNOT)
     (file,) = written
-    if results.read(file, "BASELINE").state != "complete":
+    try:
+        complete = results.read(file, "BASELINE").state == "complete"
+    except CommandError as failure:  # of a revision whose results have another form: nobody's wrong option
+        raise CommandError(*failure.lines, status=CANNOT) from None
+    if not complete:
         raise CommandError(f"{checkout}: the load test did not come to its end", status=INTERRUPTED)
     return file.parent
+
+
+def _outlived(process: "subprocess.Popen[bytes]") -> list[int]:
+    """Wait for its end and return the signals that came meanwhile: it takes its stacks down before it ends."""
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to it as well; make passes on SIGTERM
+            process.terminate()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return came

@@ -32,8 +32,8 @@ if [ "$NGINX_WORKERS" = 1 ]; then : "${LOG_BUFFER:=32k}"; else LOG_BUFFER=4k; fi
 # Two descriptors a connection: itself, and a temporary file for its body.
 # shellcheck disable=SC3045 # dash and busybox have -H
 NOFILE=$(ulimit -Hn)
-case $NOFILE in unlimited | ??????*) NOFILE=32768 ;; esac
-[ "$NOFILE" -le 32768 ] || NOFILE=32768
+case $NOFILE in unlimited | ??????*) NOFILE=16384 ;; esac
+[ "$NOFILE" -le 16384 ] || NOFILE=16384
 CONNECTIONS=$((NOFILE / 2))
 
 # --- Who asks, and for what.

@@ -11,7 +11,6 @@ from benchmarks.growth import report
 from benchmarks.growth.parts import METRICS
 from benchmarks.ratios import FEWEST
 from benchmarks.report import rich_table
-from benchmarks.rounds import Row
 from benchmarks.stacks.speed import Plan
 from greenstack.cli import ROOT, containers, docker, environment
 from greenstack.cli.console import REFUSED, CommandError, out, run, say
@@ -40,7 +39,10 @@ def bench(
     compose = containers.checked(profile)
     containers.build(compose)
     arena.build(compose)
-    rows: dict[str, list[Row]] = {}
+    command = "make bench-growth" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={rounds} SEED={seed}"
+    when = f"{started:%Y-%m-%d %H:%M} UTC"
+    result = report.Result(command, when, versions.host(), versions.packages(), {})
+    folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
     failures = []
     for name in wanted:
         measured = []
@@ -53,10 +55,8 @@ def bench(
             # The other tables are worth having all the same.
             failures += [f"{name}: {line}" for line in failure.lines]
         else:
-            rows[name] = measured
-    command = "make bench-growth" + (f' ONLY="{only}"' if only else "") + f" ROUNDS={rounds} SEED={seed}"
-    when = f"{started:%Y-%m-%d %H:%M} UTC"
-    result = report.Result(command, when, versions.host(), versions.packages(), rows)
+            result.rows[name] = measured
+            report.write(result, folder)  # minutes of work, whatever the next table does
     # A terminal that is narrower wraps the lines, which is better than cutting figures off.
     wide = Console(width=max(out.width, WIDTH), highlight=False)
     for name, table in report.tables(result).items():
@@ -65,8 +65,6 @@ def bench(
     say("")
     for name, unit in METRICS.items():
         say(f"{name}: {unit}")
-    folder = RESULTS / f"{started:%Y%m%d-%H%M%S}"
-    report.write(result, folder)
     say(f"report: {folder.relative_to(ROOT)}/growth.md")
     if failures:
         raise CommandError(*failures)

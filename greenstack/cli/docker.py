@@ -18,7 +18,7 @@ from greenstack.cli.environment import Environment
 from greenstack.server.check import overlays
 from greenstack.server.settings import speaks_tls
 
-FREEZE_ATTEMPTS = 50
+FREEZE_ATTEMPTS = 50  # 0.1 s apart; a try fails while the kernel's own freezer is behind
 ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
 ONE_OFF = "com.docker.compose.oneoff=True"
 # What Compose reads on top of compose.yaml unless COMPOSE_FILE is set: the first of them that is there.

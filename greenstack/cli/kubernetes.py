@@ -99,6 +99,8 @@ class Cluster:
             try:
                 return self.kubectl("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
             except CommandError as failure:
+                if "(Forbidden)" in failure.lines[-1]:
+                    raise
                 if time.monotonic() >= deadline:
                     raise SilenceError(*failure.lines) from failure
             time.sleep(POLL)
@@ -383,7 +385,7 @@ def _newest_pods(cluster: Cluster, deployment: dict[str, Any]) -> list[dict[str,
     revision = _revision(deployment)
     hashes = {
         each["metadata"]["labels"]["pod-template-hash"]
-        for each in cluster.select("replicasets", PODS)
+        for each in _replica_sets(cluster)
         if each["metadata"]["annotations"].get(REVISION) == revision
     }
     return [pod for pod in cluster.select("pods", PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
@@ -411,8 +413,17 @@ def _serving(cluster: Cluster) -> dict[str, Any] | None:
     def strength(each: dict[str, Any]) -> tuple[int, int]:
         return each["status"].get("availableReplicas", 0), int(each["metadata"]["annotations"][REVISION])
 
-    strongest = max(cluster.select("replicasets", PODS), key=strength, default=None)
+    strongest = max(_replica_sets(cluster), key=strength, default=None)
     return strongest if strongest and strength(strongest)[0] else None
+
+
+def _replica_sets(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return those of the deployment: a canary may have the same labels, so that the service finds both."""
+    return [
+        each
+        for each in cluster.select("replicasets", PODS)
+        if any(f"deployment/{owner['name']}" == DEPLOYMENT for owner in each["metadata"].get("ownerReferences", ()))
+    ]
 
 
 def _go_back(cluster: Cluster, before: dict[str, Any] | None, serving: dict[str, Any] | None) -> Iterator[str]:

@@ -17,7 +17,9 @@ def notes(results: Results, workers: int) -> Iterator[str]:
     kept, never = objective.capacities(results)
     rates = list(kept.get(workers, {}).values())
     if workers in never or len(rates) < objective.ROUNDS_MIN:
-        why = never.get(workers) or f"{len(rates)} round within {goal} has no interval; measure again with MODE=full"
+        again = "measure again" if setup.mode == "full" else "measure again with MODE=full"
+        missing = f"{len(rates)} round{'s' * (len(rates) != 1)} within {goal} cannot give an interval"
+        why = never.get(workers) or f"{missing}; {again}"
         yield f"how many pods cannot be said: {why}"
         return
     low, high = interval(rates)
@@ -45,10 +47,8 @@ def interval(rates: Sequence[float]) -> tuple[float, float]:
 
 def with_headroom(pods: int, nodes: int) -> int:
     """Return the least number of pods, spread over two `nodes` or more, of which `pods` are left without any one."""
-    total = pods
-    while total - math.ceil(total / nodes) < pods:
-        total += 1
-    return total
+    # What is left of so many is total × (nodes - 1) / nodes, rounded down.
+    return -(-pods * nodes // (nodes - 1))
 
 
 def pods_text(count: int) -> str:

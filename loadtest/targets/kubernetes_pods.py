@@ -30,7 +30,8 @@ from loadtest.targets.worker_probe import TICKS, Snapshot
 
 START = 180.0  # s until a pod runs, its images' download included
 POLL = 0.5  # s between two looks at a pod
-LONGEST = 7200  # s; then the cluster ends pods whose load test was killed. MODE=full takes 40 minutes
+LONGEST = 18000  # s; then the cluster ends pods whose load test was killed. 12 counts in MODE=full may take 4 hours
+END = 60  # s that the pods may take to go
 OURS, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("name", "instance", "component"))
 # What a pod has that no other is like: they stay what they are in the copies.
 NOT_COPIED = ("BIND", "FORWARDED_ALLOW_IPS", "IMAGE", "EDGE_IMAGE")
@@ -149,10 +150,11 @@ class KubernetesPods(OwnStacks):
             return
         sources.append({"secretRef": {"name": self.name}})
         limits = container.setdefault("resources", {}).setdefault("limits", {})
-        if cpus := self.environment.values.get("CPUS"):
-            limits["cpu"] = cpus if float(cpus) else None
-        if memory := self.environment.values.get("MEMORY_LIMIT"):
-            limits["memory"] = parse_size(memory) or None
+        cpus, memory = (self.environment.values.get(name) for name in ("CPUS", "MEMORY_LIMIT"))
+        wanted = {"cpu": cpus and (cpus if float(cpus) else 0), "memory": memory and parse_size(memory)}
+        limits |= {name: limit for name, limit in wanted.items() if limit}
+        for name in [name for name, limit in wanted.items() if limit == 0]:  # 0: none
+            limits.pop(name, None)
 
     def _generator(self) -> dict[str, Any]:
         """Return a pod that waits: what it does is told by `kubectl exec`."""
@@ -307,7 +309,12 @@ class KubernetesPods(OwnStacks):
         """Remove everything that was made."""
         if self.template:
             everything = f"--selector={INSTANCE}={self.name}"
-            self.cluster.kubectl("delete", "pods,configmaps,secrets", everything, "--grace-period=1")
+            command = ("delete", "pods,configmaps,secrets", everything)
+            try:
+                self.cluster.kubectl(*command, "--grace-period=1", f"--timeout={END}s")
+            except CommandError as failure:
+                left = f"kubectl --namespace={self.cluster.namespace} {' '.join(command)}"
+                raise CommandError(*failure.lines, f"what is left goes with: {left}") from None
 
 
 def container_seconds(clocks: str) -> float:

@@ -106,15 +106,15 @@ def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: A
     moments = [when for when, status, _ in result.answered if status == 200]
     served = len(moments) / (max(moments) - min(moments)) / CAPACITY
     counts = Counter(status for _, status in result.counts.elements())
-    least, longest = pick((0.3, 3.0), (0.9, 0.5))
+    longest = pick(3.0, 1.5)  # without a bound it is 5 s and more
     figure(
         Figure(
             case,
             f"{result.total:,} requests",
             f"{served:.2f} of the capacity served; normal after {normal:.1f} s",
-            f"{least}; p99 {1000 * longest:.0f} ms; 2 s",
+            f"p99 {1000 * longest:.0f} ms",
             latencies(result),
-            set(counts) == {"200", "503"} and served >= least and result.percentile(0.99) <= longest,
+            set(counts) == {"200", "503"} and result.percentile(0.99) <= longest,
         ),
         result,
     )

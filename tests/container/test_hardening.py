@@ -26,7 +26,7 @@ def test_inspect(default: Stack, service: str) -> None:
     assert "/tmp" in host["Tmpfs"]
     assert (host["NetworkMode"], host["PidMode"], host["IpcMode"]) != ("host", "host", "host")
     assert container["Config"]["User"].partition(":")[0] not in ("", "0", "root")
-    assert {(limit["Name"], limit["Hard"]) for limit in host["Ulimits"]} == {("nofile", 32768)}
+    assert {(limit["Name"], limit["Hard"]) for limit in host["Ulimits"]} == {("nofile", 16384)}
     # What it may write, beside /tmp: the app its socket and temporary files, nginx the bodies of requests.
     writable = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
     assert writable == ({"/var/tmp/nginx"} if service == "nginx" else {"/run/app", "/var/tmp"})

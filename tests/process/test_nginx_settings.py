@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -91,14 +90,6 @@ def test_defaults_are_those_of_the_settings(server: Nginx) -> None:
     limits = [line for line in directives(server) if line.startswith(("limit_req ", "limit_conn "))]
     assert limits == [f"limit_conn connections {settings.connection_limit}"]
     assert f"max_conns={math.ceil(settings.concurrency_limit / 12)};" in (server.run / "nginx.conf").read_text()
-
-
-def test_descriptors_are_for_connections_and_bodies(server: Nginx) -> None:
-    server.start(expect=503)
-    found = dict(line.split() for line in directives(server) if line.startswith("worker_") and len(line.split()) == 2)
-    descriptors = min(32768, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    assert int(found["worker_rlimit_nofile"]) == descriptors
-    assert int(found["worker_connections"]) == descriptors // 2
 
 
 @pytest.mark.parametrize(("sticky", "limit"), [("off", 10), ("cookie", 120), ("address", 120)])

@@ -136,6 +136,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return "1" if arguments[0] == "inspect" else json.dumps(processes)
 
     monkeypatch.setattr(arena, "output", output)
+    monkeypatch.setattr("greenstack.cli.docker.output", output)
     return commands
 
 
@@ -205,7 +206,7 @@ def test_it_stands_still_once_healthy_and_right(docker: list[str], monkeypatch: 
     monkeypatch.setattr("greenstack.cli.docker.Compose.output", compose)
     monkeypatch.setattr("greenstack.cli.docker.Compose.containers", containers)
     Fake(OURS, "").start()
-    assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "ps", "ps", "pause"]
+    assert [line.split()[0] for line in docker] == ["up", "exec", *["inspect"] * 3, "ps", "ps", *["pause"] * 3]
     assert docker[1].startswith("exec bench-ours-wrk-1 python3 load/wait.py")
 
 

@@ -56,3 +56,21 @@ def test_no_local_processes_in_the_place_of_a_context_that_is_not(
 def test_nothing_is_sent_to_ones_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     assert docker.send("x") is False
+
+
+def test_what_does_not_freeze_at_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["OCI runtime pause failed: unable to freeze", "the same: unable to freeze", ""]
+    asked: list[tuple[str, ...]] = []
+
+    def output(*arguments: str) -> None:
+        asked.append(arguments)
+        if failure := said[len(asked) - 1]:
+            raise CommandError(failure)
+
+    monkeypatch.setattr(docker, "output", output)
+    docker.pause("app")
+    assert asked == [("pause", "app")] * 3
+    said[0], asked[:] = "No such container", []
+    with pytest.raises(CommandError, match="No such container"):
+        docker.pause("app")
+    assert len(asked) == 1

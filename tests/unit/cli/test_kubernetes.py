@@ -291,11 +291,15 @@ def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.Monke
     assert failure.value.lines[1].endswith("until it is done: kubectl rollout status deployment/greenstack")
 
 
-def revision(number: int, available: int = 0, applied: str = "") -> dict[str, Any]:
+def revision(number: int, available: int = 0, applied: str = "", owner: str = "greenstack") -> dict[str, Any]:
     """Return a replica set or a deployment of that revision."""
     annotations = {kubernetes.REVISION: str(number)} | ({kubernetes.APPLIED: applied} if applied else {})
     return {
-        "metadata": {"name": f"greenstack-{number}", "annotations": annotations},
+        "metadata": {
+            "name": f"greenstack-{number}",
+            "annotations": annotations,
+            "ownerReferences": [{"name": owner}],
+        },
         "status": {"availableReplicas": available},
     }
 
@@ -306,6 +310,12 @@ def undone(kubectl: Kubectl, before: int, sets: list[dict[str, Any]]) -> list[st
     kubectl.answers |= {"get replicasets": {"items": sets}, "get deployment": revision(12)}
     here = Cluster("prod", "shop")
     return list(kubernetes._go_back(here, revision(before, applied='{"a": 1}'), kubernetes._serving(here)))
+
+
+def test_an_undo_leaves_out_what_a_canary_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    undone(kubectl, 11, [revision(10, 1), revision(99, 5, owner="greenstack-canary")])
+    assert any("--to-revision=10" in call for call in kubectl.asked)
 
 
 def test_an_undo_goes_to_what_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +381,7 @@ def test_why_pods_are_late_is_told(
     monkeypatch: pytest.MonkeyPatch, pods: dict[str, Any], others: list[dict[str, str]], reason: str
 ) -> None:
     late = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet has timed out"}
-    metadata = {"generation": 1, "annotations": {kubernetes.REVISION: "2"}, "labels": {"pod-template-hash": "1"}}
+    metadata = revision(2)["metadata"] | {"generation": 1, "labels": {"pod-template-hash": "1"}}
     status = {"observedGeneration": 1, "conditions": [late, *others]}
     deployment = {"metadata": metadata, "spec": {"replicas": 2}, "status": status}
     Kubectl(monkeypatch).answers = {

@@ -36,15 +36,6 @@ def measured(factor=1.0, seed=1, **options):
     return sample.results("quick", (1, 2), lambda n: factor * 3000 * min(n, 2), seed, noise=0.002, **options)
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Give Ctrl-C back to pytest."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def beside(tmp_path, monkeypatch, capfd):
     """Return a function: the exit status and the Markdown of a change beside its base."""
@@ -104,6 +95,26 @@ def test_an_interrupted_load_test_ends_it(beside):
     partial = measured()
     partial.state = "interrupted"
     assert beside([partial], [])[0] == INTERRUPTED
+
+
+def test_ctrl_c_begins_no_other_load_test(tmp_path):
+    base = checkout(tmp_path / "base", measured(), measured())
+    # Ctrl-C comes while the first one ends, with a result that is complete.
+    (base / "Makefile").write_text(MAKEFILE.replace("&& exit 3", f"&& kill -INT {os.getpid()}"))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(CommandError, match="base: the load test was interrupted") as caught:
+        checkouts.compare(str(base), checkout(tmp_path / "change", measured()))
+    assert caught.value.status == INTERRUPTED
+    assert len((base / "asked").read_text().splitlines()) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_result_of_another_form_is_not_measured(beside, tmp_path):
+    base = checkout(tmp_path / "base")
+    (base / "next/0.json").write_text('{"version": 1}')
+    with pytest.raises(CommandError) as caught:
+        checkouts.measure(base, dict(os.environ))
+    assert caught.value.status == CANNOT
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,23 @@ def test_a_copy_has_its_workers_and_our_settings(monkeypatch):
     assert "readinessProbe" in SPEC["containers"][0], "the deployment is not ours"
 
 
+def test_limits_of_zero_are_none(monkeypatch):
+    made = target(monkeypatch, Cluster(), CPUS="0", MEMORY_LIMIT="0")
+    assert made._copy(3)["spec"]["containers"][1]["resources"]["limits"] == {}
+
+
+def test_what_cannot_be_removed_is_told(monkeypatch):
+    made = target(monkeypatch, Cluster())
+
+    def hang(*arguments, **_):
+        raise CommandError("error: timed out waiting for the condition on pods/x")
+
+    monkeypatch.setattr(kubernetes, "_kubectl", hang)
+    with pytest.raises(CommandError) as caught:
+        made.close()
+    assert caught.value.lines[-1].startswith("what is left goes with: kubectl --namespace=web delete pods,configmaps")
+
+
 def test_settings_go_to_all_and_the_rest_to_the_application(monkeypatch):
     made = target(monkeypatch, Cluster(), RATE_LIMIT="0", BIND="0.0.0.0:80", GREETING="s", IMAGE="x", TLS="files")
     config, scenario, secret = made._settings()

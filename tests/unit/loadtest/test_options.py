@@ -84,6 +84,11 @@ def test_pods_are_measured_for_a_rate():
     )
 
 
+def test_pods_elsewhere_are_not_counted():
+    with pytest.raises(CommandError, match="RATE=5: must be left out with TARGET=http"):
+        read({"TARGET": "http://10.0.0.5:8080", "RATE": "5"})
+
+
 def test_all_faults_at_once():
     with pytest.raises(CommandError) as caught:
         read({"MODE": "x", "WORKERS": "y", "GENERATORS": "z"})

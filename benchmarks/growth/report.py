@@ -93,6 +93,6 @@ def read(file: Path) -> Result:
 
 def document(result: Result, text: str) -> str:
     """Return the document `text` with the tables between its marks."""
-    shown = {name: markdown_table(table) for name, table in tables(result).items()}
-    shown["measured"] = f"`{result.command}` printed them, {result.when}, {result.host}."
-    return filled(text, "growth", shown)
+    shown = [f"**{PARTS[name].title}**\n\n{markdown_table(table)}" for name, table in tables(result).items()]
+    shown.append(f"`{result.command}` printed them, {result.when}, {result.host}.")
+    return filled(text, "growth", {"tables": "\n\n".join(shown)})

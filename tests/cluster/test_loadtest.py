@@ -50,10 +50,16 @@ def image(request: pytest.FixtureRequest, kubernetes: Cluster) -> str:
     return name
 
 
+def phases(example: Cluster, selector: str) -> set[str]:
+    """Return what becomes of the pods with this label."""
+    return {pod["status"]["phase"] for pod in example.get("pods", f"--selector={selector}")["items"]}
+
+
 def test_locust_is_a_job_of_two_workers(example: Cluster, image: str) -> None:
     text = example.kubectl("kustomize", str(JOB)).replace(NAMED_THERE, image).replace("--run-time=30s", "--run-time=5s")
     try:
         example.kubectl("replace", "--force", "--filename=-", text=text)
+        until(lambda: phases(example, "job-name=loadtest") - {"Pending"}, "the master runs", DEADLINE, every=0.5)
         said = example.kubectl("logs", "--follow", "job/loadtest")
         total = re.search(r"Aggregated +(\d+) +0\(0\.00%\)", said)
         assert total, said

@@ -1,6 +1,5 @@
 """`python -m benchmarks.document`, or `make bench-document`: the newest results go into docs/performance.md."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -16,20 +15,22 @@ DOCUMENT, IMAGES = ROOT / "docs/performance.md", ROOT / "docs/images"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def _newest(kind: str) -> Iterator[Path]:
-    return iter(sorted(RESULTS.glob(f"*/{kind}.json"), reverse=True))
+def _oldest_first(kind: str) -> list[Path]:
+    return sorted(RESULTS.glob(f"*/{kind}.json"))
 
 
 @app.command()
 def document() -> None:
-    """Put the newest complete result of each kind into docs/performance.md and docs/images."""
+    """Put the newest complete result of each table into docs/performance.md and docs/images."""
     text = DOCUMENT.read_text()
-    if compared := next(filter(stacks.complete, map(stacks.read, _newest("stacks"))), None):
-        text = stacks.document(compared, text)
-        for name, svg in stacks.pictures(compared).items():
+    compared = [stacks.complete(stacks.read(file)) for file in _oldest_first("stacks")]
+    compared = [result for result in compared if result.rows or result.losses]
+    for result in compared:  # the newest has the last word on each table
+        text = stacks.document(result, text)
+        for name, svg in stacks.pictures(result).items():
             (IMAGES / f"{name}.svg").write_text(svg)
-        say(f"docs/performance.md shows the complete stacks of {compared.when}")
-    if grown := next(filter(growth.complete, map(growth.read, _newest("growth"))), None):
+        say(f"docs/performance.md shows {' and '.join(stacks.tables(result))} of {result.when}")
+    if grown := next(filter(growth.complete, map(growth.read, reversed(_oldest_first("growth")))), None):
         text = growth.document(grown, text)
         say(f"docs/performance.md shows the growth of {grown.when}")
     if not (compared or grown):

@@ -1,6 +1,6 @@
 """The result for people and programs: tables, JSON, two pictures; and what docs/performance.md shows of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,11 @@ class Result:
         return {name: TITLES[name] for name in self.stacks}
 
 
-def complete(result: Result) -> bool:
-    """Return whether it has both tables, of every stack."""
-    measured, counted = ({row.contestant for row in result.rows}, {loss.stack for loss in result.losses})
-    return bool(result.stacks) and set(result.stacks) <= measured & counted
+def complete(result: Result) -> Result:
+    """Return what of it is of every stack: the rows, the losses, both or none."""
+    rows = result.rows if TITLES.keys() <= {row.contestant for row in result.rows} else []
+    losses = result.losses if TITLES.keys() <= {loss.stack for loss in result.losses} else []
+    return replace(result, rows=rows, losses=losses)
 
 
 def ratio_cells(result: Result) -> Cells:
@@ -162,9 +163,9 @@ def read(file: Path) -> Result:
 
 def document(result: Result, text: str) -> str:
     """Return the document `text` with the tables between its marks."""
-    shown = {name: markdown_table(cells) for name, cells in tables(result).items()}
+    source = f"`{result.command}`, {result.when}, {result.host}."
+    shown = {name: f"{markdown_table(cells)}\n\n{source}" for name, cells in tables(result).items()}
     for name, (picture, meaning) in PICTURES.items():
         if name in shown:
             shown[name] += f"\n\n![{meaning}](images/{picture}.svg)"
-    shown["measured"] = f"`{result.command}` printed them, {result.when}, {result.host}."
     return filled(text, "stacks", shown)

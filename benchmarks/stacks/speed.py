@@ -34,7 +34,8 @@ METRICS = {
 ROUTE = "/items/42?q=foo"
 USERS = 256  # at 70 %; so many that one who waits for an answer is not missed
 SHARE = 0.7
-H2_CONNECTIONS, H2_STREAMS = 16, 4
+# nginx ends a connection after 1,000 requests (keepalive_requests), and h2load opens no other.
+H2_CONNECTIONS, H2_STREAMS = 64, 1
 STARTS = 3
 MORE_WORKERS = 8
 Make = Callable[..., Running]

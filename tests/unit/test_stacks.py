@@ -1,6 +1,7 @@
 """The comparison of complete stacks: its choice, tables, pictures and document, without containers."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,15 @@ def test_document_changes_between_its_marks_alone() -> None:
     assert text.endswith("<!-- end -->\n\nkept\n")
 
 
+def test_what_is_not_of_every_stack_is_left_out() -> None:
+    every = [Loss(stack.name, "deploy", 1_000, 0, 0, 0.2) for stack in STACKS]
+    part = replace(result(), losses=every)
+    assert report.complete(part) == replace(part, rows=[])
+    assert not report.complete(result()).losses
+
+
 def test_document_has_a_place_for_each_table() -> None:
     text = (ROOT / "docs/performance.md").read_text()
-    for name in (*report.tables(result()), "measured"):
+    for name in report.tables(result()):
         assert f"<!-- stacks {name} -->" in text, name
     assert all(event in text for event in EVENTS)

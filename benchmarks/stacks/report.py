@@ -96,8 +96,7 @@ def pictures(result: Result) -> dict[str, str]:
         drawn["stacks-speed"] = _bars("requests/s over HTTPS, two workers on two CPUs: more is better", rates)
     if result.losses:
         lost = {name: float(planned(result, name)) for name in result.stacks}
-        title = f"requests lost in {', '.join(PLANNED)}: less is better"
-        drawn["stacks-losses"] = _bars(title, lost)
+        drawn["stacks-losses"] = _bars("requests lost in planned events: less is better", lost)
     return drawn
 
 

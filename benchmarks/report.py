@@ -19,13 +19,19 @@ Cells = list[list[str]]  # a table as text, its head first
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that a run measured, and what would repeat it."""
+class Run:
+    """What would repeat a run, and where it was."""
 
     command: str
     when: str
     host: str
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Result(Run):
+    """Everything that a run measured."""
+
     seconds: int
     seed: int
     contestants: list[Contestant]

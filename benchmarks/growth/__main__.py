@@ -62,10 +62,11 @@ def bench(
     for name, table in report.tables(result).items():
         say(f"\n{report.PARTS[name].title}")
         wide.print(rich_table(table))
-    say("")
-    for name, unit in METRICS.items():
-        say(f"{name}: {unit}")
-    say(f"report: {folder.relative_to(ROOT)}/growth.md")
+    if result.rows:
+        say("")
+        for name, unit in METRICS.items():
+            say(f"{name}: {unit}")
+        say(f"report: {folder.relative_to(ROOT)}/growth.md")
     if failures:
         raise CommandError(*failures)
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.growth.parts import INSIDE, METRICS, Part, parts
 from benchmarks.ratios import against, medians, ratio
-from benchmarks.report import Cells, filled, markdown_table, number
+from benchmarks.report import Cells, Run, filled, markdown_table, number
 from benchmarks.rounds import Row
 
 PARTS = {part.name: part for part in parts()}
@@ -18,13 +18,9 @@ TITLES = {contestant.name: contestant.title for contestant in CONTESTANTS} | INS
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that a run measured, by part, and what would repeat it."""
+class Result(Run):
+    """Everything that a run measured, by part."""
 
-    command: str
-    when: str
-    host: str
-    versions: dict[str, str]
     rows: dict[str, list[Row]]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from benchmarks.ratios import medians
-from benchmarks.report import Cells, filled, markdown_table, median_table, ratio_table
+from benchmarks.report import Cells, Run, filled, markdown_table, median_table, ratio_table
 from benchmarks.rounds import Row
 from benchmarks.stacks.contestants import OURS, STACKS
 from benchmarks.stacks.losses import EVENTS, PLANNED, Loss
@@ -24,13 +24,9 @@ TITLES = {stack.name: stack.title for stack in STACKS}
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that a run measured, and what would repeat it."""
+class Result(Run):
+    """Everything that a run measured."""
 
-    command: str
-    when: str
-    host: str
-    versions: dict[str, str]
     stacks: list[str]
     rows: list[Row]
     losses: list[Loss]

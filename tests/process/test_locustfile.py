@@ -160,7 +160,8 @@ def test_workers_of_locust_share_an_open_loop(tmp_path: Path) -> None:
         options = ["--processes", "2", "-u", "2", "--rate", "100", "--generators", "2", "-t", "6s"]
         done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
         assert done.returncode == 0, done.stderr
-        assert 200 < len(app.arrivals) < 900, "about 600, the start excepted"
+        # One worker alone would send 300; about 600 come from both, the start excepted.
+        assert 350 < len(app.arrivals) < 900
 
 
 def test_it_works_alone(tmp_path: Path) -> None:

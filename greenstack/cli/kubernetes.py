@@ -37,7 +37,7 @@ HOPELESS = {
     "InvalidImageName",
     "CreateContainerConfigError",
 }
-IMAGES = {"IMAGE": "application", "EDGE_IMAGE": "nginx"}  # the variables that name what runs, and what it is
+IMAGES = {"IMAGE": "the application", "EDGE_IMAGE": "nginx"}  # the variables that name what runs, and what it is
 # What Compose or the engine does with these, a cluster does by its own means.
 NO_EFFECT = (
     *("HTTP_HOST", "HTTP_PORT", "LOG_MAX_FILE", "LOG_MAX_SIZE", "METRICS", "METRICS_PORT"),
@@ -199,7 +199,7 @@ def _misfits(environment: Environment) -> Iterator[str]:
         yield "PROFILE: is not set; allowed: the profile whose settings the cluster gets, as in make k8s PROFILE=prod"
     for name, what in IMAGES.items():
         if not values.get(name):
-            yield f"{name}: is not set; allowed: the {what}'s image as the cluster pulls it, registry/name:version"
+            yield f"{name}: is not set; allowed: the image of {what} as the cluster pulls it, registry/name:version"
     if speaks_tls(values):
         yield f"TLS={values['TLS']}: in a cluster its ingress or gateway ends TLS; allowed: off"
     if values.get("STATIC_PATH"):

@@ -83,8 +83,8 @@ def test_a_secret_is_not_shown_in_a_fault(overlay: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "fault"),
     [
-        ({"IMAGE": ""}, "IMAGE: is not set; allowed: the application's image as the cluster pulls it"),
-        ({"EDGE_IMAGE": ""}, "EDGE_IMAGE: is not set; allowed: the nginx's image"),
+        ({"IMAGE": ""}, "IMAGE: is not set; allowed: the image of the application as the cluster pulls it"),
+        ({"EDGE_IMAGE": ""}, "EDGE_IMAGE: is not set; allowed: the image of nginx"),
         ({"TLS": "acme", "SERVER_NAME": "a.example"}, "TLS=acme: in a cluster its ingress or gateway ends TLS"),
         ({"STATIC_PATH": "/static"}, "STATIC_PATH=/static: a pod has no folder of files"),
         ({"BIND": "0.0.0.0:8080"}, "BIND=0.0.0.0:8080: a pod's nginx and app share the folder /run/app"),

@@ -35,6 +35,7 @@ NGINX_DEADLINE = 60  # s; nginx starts at the same time, and is replaced last wh
 INTERVAL = 6 * 3600
 # Five attempts in the first hour, as many failed ones as Let's Encrypt allows a name; then less often.
 FIRST_RETRY, LONGEST_RETRY = 120, 6 * 3600  # s
+NONCE_TRIES = 5
 
 
 def main() -> None:
@@ -79,8 +80,23 @@ def say(line: str) -> None:
 
 def attempt(names: list[str], *, force: bool) -> str:
     """Let certbot get or renew the certificate, if it is time or `force`; return what was wrong, in one line, or ""."""
-    done = subprocess.run(command(names, force=force), capture_output=True, text=True, check=False)
-    return explain(done.stdout + done.stderr) if done.returncode else ""
+    return ask(command(names, force=force))
+
+
+def ask(certbot: list[str]) -> str:
+    """Run `certbot`; return what was wrong, in one line, or "".
+
+    An authority may refuse a nonce at any time, and wants to be asked again at once (RFC 8555, 6.5). certbot itself
+    does so only once a request.
+    """
+    for _ in range(NONCE_TRIES):
+        done = subprocess.run(certbot, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return ""
+        fault = explain(done.stdout + done.stderr)
+        if "anti-replay nonce" not in fault:
+            break
+    return fault
 
 
 def command(names: list[str], *, force: bool) -> list[str]:
@@ -101,9 +117,7 @@ def tell_email() -> None:
     try:
         if TOLD.exists() and TOLD.read_text() == email:
             return
-        done = subprocess.run(account_command(email), capture_output=True, text=True, check=False)
-        if done.returncode:
-            fault = explain(done.stdout + done.stderr)
+        if fault := ask(account_command(email)):
             say(f"ACME_EMAIL={email}: the authority has not taken it: {fault}; it is told again at the next look")
         else:
             TOLD.write_text(email)

@@ -51,6 +51,34 @@ def test_fault_is_one_line(output: str, fault: str) -> None:
     assert keep.explain(output) == fault
 
 
+REFUSED = (
+    "An unexpected error occurred:\nJWS has an invalid anti-replay nonce: 4Vn9OhDgY7XByoeG-IDzbw\n"
+    "Ask for help or search for solutions at the forum. See the logfile /tmp/certbot/letsencrypt.log for more details."
+)
+
+
+def certbot(folder: Path, refusals: int, says: str) -> list[str]:
+    """Return a command that says so and fails as often as this, and then succeeds."""
+    (folder / "said").write_text(says)
+    script = 'echo >> count; [ "$(wc -l < count)" -gt "$0" ] || { cat said >&2; exit 1; }'
+    return ["sh", "-c", f"cd {folder} && {script}", str(refusals)]
+
+
+def test_refused_nonce_is_asked_again_at_once(tmp_path: Path) -> None:
+    assert keep.ask(certbot(tmp_path, 2, REFUSED)) == ""
+    assert (tmp_path / "count").read_text() == "\n" * 3
+
+
+def test_nonces_that_are_always_refused_end(tmp_path: Path) -> None:
+    assert keep.ask(certbot(tmp_path, 99, REFUSED)) == "JWS has an invalid anti-replay nonce: 4Vn9OhDgY7XByoeG-IDzbw"
+    assert (tmp_path / "count").read_text() == "\n" * keep.NONCE_TRIES
+
+
+def test_another_fault_is_not_asked_again(tmp_path: Path) -> None:
+    assert keep.ask(certbot(tmp_path, 99, TOO_MANY)).startswith("too many certificates")
+    assert (tmp_path / "count").read_text() == "\n"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(keep, "FOLDER", tmp_path)

@@ -16,10 +16,12 @@ from benchmarks.stacks.running import Running
 from greenstack.cli.console import CommandError
 from greenstack.cli.docker import output, pause
 
+# nginx ends a connection after 1,000 requests (keepalive_requests), and h2load opens no other.
+H2_CONNECTIONS, H2_STREAMS = 64, 1
 # What is measured, in the units that people read; for all but the rates less is better.
 METRICS = {
     "rate": "requests/s over HTTPS, HTTP/1.1, 64 connections that are kept",
-    "rate h2": "requests/s over HTTP/2, 16 connections of 4 streams",
+    "rate h2": f"requests/s over HTTP/2, {H2_CONNECTIONS} connections, one request at a time on each",
     "rate new": "requests/s, a new connection each",
     "p99 70%": "ms, 99th percentile at 70 % of the stack's own rate, 256 connections",
     "p99": "ms, 99th percentile at its full rate",
@@ -34,8 +36,6 @@ METRICS = {
 ROUTE = "/items/42?q=foo"
 USERS = 256  # at 70 %; so many that one who waits for an answer is not missed
 SHARE = 0.7
-# nginx ends a connection after 1,000 requests (keepalive_requests), and h2load opens no other.
-H2_CONNECTIONS, H2_STREAMS = 64, 1
 STARTS = 3
 MORE_WORKERS = 8
 Make = Callable[..., Running]

@@ -21,7 +21,7 @@ def _oldest_first(kind: str) -> list[Path]:
 
 @app.command()
 def document() -> None:
-    """Put the newest complete result of each table into docs/performance.md and docs/images."""
+    """Put the newest result of each table into docs/performance.md and docs/images."""
     text = DOCUMENT.read_text()
     compared = [stacks.complete(stacks.read(file)) for file in _oldest_first("stacks")]
     compared = [result for result in compared if result.rows or result.losses]
@@ -30,11 +30,11 @@ def document() -> None:
         for name, svg in stacks.pictures(result).items():
             (IMAGES / f"{name}.svg").write_text(svg)
         say(f"docs/performance.md shows {' and '.join(stacks.tables(result))} of {result.when}")
-    if grown := next(filter(growth.complete, map(growth.read, reversed(_oldest_first("growth")))), None):
+    if grown := [growth.read(file) for file in _oldest_first("growth")]:
         text = growth.document(grown, text)
-        say(f"docs/performance.md shows the growth of {grown.when}")
+        say(f"docs/performance.md shows the growth of {', '.join(result.when for result in grown)}")
     if not (compared or grown):
-        raise CommandError("there is no complete result: make bench-stacks, or make bench-growth", status=REFUSED)
+        raise CommandError("there is no result of all stacks: make bench-stacks, or make bench-growth", status=REFUSED)
     DOCUMENT.write_text(text)
 
 

@@ -1,5 +1,6 @@
 """The result for people and programs: tables, JSON; and what docs/performance.md shows of it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import linear_regression
@@ -22,11 +23,6 @@ class Result(Run):
     """Everything that a run measured, by part."""
 
     rows: dict[str, list[Row]]
-
-
-def complete(result: Result) -> bool:
-    """Return whether it has all tables."""
-    return result.rows.keys() == PARTS.keys()
 
 
 def cells(part: Part, rows: list[Row]) -> Cells:
@@ -87,8 +83,16 @@ def read(file: Path) -> Result:
     return Result(**content)
 
 
-def document(result: Result, text: str) -> str:
-    """Return the document `text` with the tables between its marks."""
-    shown = [f"**{PARTS[name].title}**\n\n{markdown_table(table)}" for name, table in tables(result).items()]
-    shown.append(f"`{result.command}` printed them, {result.when}, {result.host}.")
+def document(results: Sequence[Result], text: str) -> str:
+    """Return the document `text` with each table of the last of `results` that has it between its marks."""
+    last = {name: result for result in results for name in result.rows}
+    shown = [
+        f"**{part.title}**\n\n{markdown_table(cells(part, last[name].rows[name]))}"
+        for name, part in PARTS.items()
+        if name in last
+    ]
+    parts_of = [
+        (result, [part.title for name, part in PARTS.items() if last.get(name) is result]) for result in results
+    ]
+    shown += [f"{', '.join(of)}: `{each.command}`, {each.when}, {each.host}." for each, of in parts_of if of]
     return filled(text, "growth", {"tables": "\n\n".join(shown)})

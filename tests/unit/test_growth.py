@@ -1,5 +1,6 @@
 """How the stack grows: the tables and the document, without containers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,20 +71,23 @@ def test_document_has_a_place_for_it() -> None:
     assert "<!-- growth tables -->\n" in (ROOT / "docs/performance.md").read_text()
 
 
-def test_newest_complete_result_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_result_of_each_table_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- growth tables -->\nold\n<!-- end -->\nkept\n")
     monkeypatch.setattr(document, "RESULTS", tmp_path)
     monkeypatch.setattr(document, "DOCUMENT", page)
-    report.write(result("workers"), tmp_path / "2")
-    with pytest.raises(CommandError, match="there is no complete result: make bench-stacks, or make bench-growth"):
+    with pytest.raises(CommandError, match="there is no result of all stacks: make bench-stacks, or make bench-growth"):
         document.document()
     assert "old" in page.read_text()
-    report.write(result(*report.PARTS), tmp_path / "1")
+    report.write(replace(result(*report.PARTS), command="make all"), tmp_path / "1")
+    report.write(replace(result("workers"), command="make one"), tmp_path / "2")
     document.document()
-    assert page.read_text().startswith("<!-- growth tables -->\n**")
-    assert "\n\n| workers | memory app |" in page.read_text()
-    assert page.read_text().endswith("<!-- end -->\nkept\n")
+    text = page.read_text()
+    assert text.startswith("<!-- growth tables -->\n**")
+    assert text.count("\n\n| workers | memory app |") == 1
+    assert "Workers: `make one`" in text
+    assert "Connections" in next(line for line in text.splitlines() if "`make all`" in line)
+    assert text.endswith("<!-- end -->\nkept\n")
 
 
 def test_every_figure_has_a_unit() -> None:

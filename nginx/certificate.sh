@@ -105,7 +105,14 @@ renew() { # leaves in FAULT why what the folder has is not in use
         SAID=''
         return
     fi
-    [ -n "$FAULT" ] || FAULT=$(try_out)
+    if [ -z "$FAULT" ]; then
+        TRIED=$(cksum <"$NGINX_RUN_DIR/candidate.pem")
+        FAULT=$(try_out)
+        # Chain and key are replaced one after the other: what was tried may have been one of each.
+        if [ -n "$FAULT" ] && [ -z "$(collect)" ] && [ "$(cksum <"$NGINX_RUN_DIR/candidate.pem")" != "$TRIED" ]; then
+            FAULT=$(try_out)
+        fi
+    fi
     if [ -z "$FAULT" ]; then
         mv -f "$NGINX_RUN_DIR/candidate.pem" "$NGINX_RUN_DIR/certificate.pem"
         tell_dates "$(trial_date Start)" "$(trial_date Expire)"

@@ -88,7 +88,7 @@ def test_plain_http_is_sent_on(edge: Edge, method: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_plain_http_at_the_tls_port_is_sent_on(edge: Edge, method: str) -> None:
     url, host = f"http://127.0.0.1:{edge.address[1]}/a%20b?c=d", f"{NAME}:{edge.address[1]}"
-    answer = httpx.request(method, url, headers={"host": host}, trust_env=False)
+    answer = httpx.request(method, url, headers={"host": host}, trust_env=False, timeout=30)
     assert (answer.status_code, answer.headers["location"]) == (308, f"https://{NAME}:{edge.address[1]}/a%20b?c=d")
 
 

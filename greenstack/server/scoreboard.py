@@ -51,6 +51,18 @@ class Scoreboard:
         """Tell whether some worker is in `state` now."""
         return self._states.find(bytes([state]), 1) != -1
 
+    def leave(self, slot: int) -> bool:
+        """Mark the ready worker in `slot` as draining, if no other drains or starts; else return False.
+
+        Of two that do this at once each sees the other, and both stay.
+        """
+        self._states[slot] = State.DRAINING
+        others = self._states[1:slot] + self._states[slot + 1 :]
+        if State.DRAINING in others or State.STARTING in others:
+            self._states[slot] = State.READY
+            return False
+        return True
+
     @property
     def failing(self) -> bool:
         """Whether the last worker that was started failed, and no one has been told to stop since."""

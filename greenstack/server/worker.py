@@ -101,8 +101,11 @@ class Server(UvicornServer):
             if goodbyes != self.worker.scoreboard.goodbyes:
                 goodbyes = self.worker.scoreboard.goodbyes
                 self._end_what_lasts()
+            if self.should_exit:
+                return
             # One after the other: workers that reach a limit together would leave nobody to answer.
-            if self.should_exit or (not self._others_change() and (over or self._too_large())):
+            may_leave = not self._others_change() and (over or self._too_large())
+            if may_leave and self.worker.scoreboard.leave(self.worker.slot):
                 return
             due = time.monotonic() + tick
             with contextlib.suppress(TimeoutError):

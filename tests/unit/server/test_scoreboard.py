@@ -41,6 +41,17 @@ def test_a_worker_that_is_ready_ends_the_failing() -> None:
     assert not board.failing
 
 
+def test_one_leaves_at_a_time() -> None:
+    board = Scoreboard()
+    first, second = board.take(), board.take()
+    board.set(first, State.READY)
+    assert not board.leave(first), "the other starts"
+    board.set(second, State.READY)
+    assert board.leave(first)
+    assert not board.leave(second)
+    assert [board.state(slot) for slot in (first, second)] == [State.DRAINING, State.READY]
+
+
 def test_processes_share_it() -> None:
     board = Scoreboard()
     slot = board.take()

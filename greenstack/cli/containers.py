@@ -283,7 +283,7 @@ def _try_nginx(compose: Compose) -> None:
         if (port["published"], port["protocol"]) not in held
     ]
     done = compose.run("--progress", "quiet", "run", "--rm", "--no-deps", "--quiet", "-T", *ports, "nginx", "-t")
-    if _port_is_taken(done.stderr):
+    if port_is_taken(done.stderr):
         raise _taken(compose, done.stderr)
     if done.returncode:
         raise CommandError(*done.stderr.strip().splitlines(), *([UNCHANGED] if held else []), status=REFUSED)
@@ -320,7 +320,7 @@ def why(compose: Compose, complaint: str) -> CommandError:
     for container in ill:
         if container.service == "check" and container.exit_code == REFUSED:
             return CommandError(*docker.last_words(container.id), status=REFUSED)
-    if _port_is_taken(complaint):
+    if port_is_taken(complaint):
         return _taken(compose, complaint)
     shown = ill if "not healthy after" in complaint or any(container.broken for container in ill) else []
     # nginx is as healthy as the app behind it, which then is what to look at.
@@ -329,7 +329,8 @@ def why(compose: Compose, complaint: str) -> CommandError:
     return CommandError(*(lines or complaint.strip().splitlines()))
 
 
-def _port_is_taken(complaint: str) -> bool:
+def port_is_taken(complaint: str) -> bool:
+    """Tell whether that is why a container could not start."""
     return "address already in use" in complaint or "port is already allocated" in complaint
 
 

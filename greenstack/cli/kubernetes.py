@@ -37,6 +37,8 @@ HOPELESS = {
     "InvalidImageName",
     "CreateContainerConfigError",
 }
+# The kubelet's own copy of a config map or a secret was not there within a second. It asks again.
+NOT_YET = "failed to sync"
 IMAGES = {"IMAGE": "the application", "EDGE_IMAGE": "nginx"}  # the variables that name what runs, and what it is
 # What Compose or the engine does with these, a cluster does by its own means.
 NO_EFFECT = (
@@ -401,7 +403,7 @@ def faults(pod: dict[str, Any]) -> Iterator[str]:
         ended = container["state"].get("terminated") or container.get("lastState", {}).get("terminated") or {}
         if ended.get("exitCode") == REFUSED and ended.get("message"):
             yield ended["message"].strip().splitlines()[-1]
-        elif waiting.get("reason") in HOPELESS:
+        elif waiting.get("reason") in HOPELESS and NOT_YET not in (waiting.get("message") or ""):
             message = ended.get("message") or waiting.get("message") or ""
             last = (message.strip().splitlines() or [""])[-1]
             yield f"{container['name']} of {pod['metadata']['name']}: {waiting['reason']}: {last}"

@@ -58,7 +58,11 @@ class ComposeStack(OwnStacks):
         compose = self.projects[workers] = self._compose(workers)
         containers.prepare(compose, first=True)
         # With all that the application depends on: each stack has a database of its own.
-        done = compose.run("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}")
+        start = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}")
+        done = compose.run(*start)
+        if containers.port_is_taken(done.stderr):  # somebody's outgoing connection has got it meanwhile
+            compose = self.projects[workers] = self._compose(workers)
+            done = compose.run(*start)
         if done.returncode and not containers.get_well(compose, done.stderr):
             raise NotReadyError(*containers.why(compose, done.stderr).lines)
         self.ids[workers] = {

@@ -45,8 +45,9 @@ AWAY = {
         }
     ]
 }
-PROBE = Path(worker_probe.__file__).read_text(encoding="utf-8")
-# The CPU time of the whole node, and of each process of the container; one may have ended meanwhile.
+# The application as it is, in a line, and at the same moment the CPU time of the whole node.
+PROBE = Path(worker_probe.__file__).read_text(encoding="utf-8") + "\nprint(Path('/proc/stat').read_text())\n"
+# The CPU time of the node, and of each process of the container; one may have ended meanwhile.
 CLOCKS = ("sh", "-c", "cat /proc/stat /proc/[0-9]*/stat 2>/dev/null || :")
 FACTS = ("cat", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease")
 BOOT = ("cat", "/proc/sys/kernel/random/boot_id")  # one for each machine
@@ -254,11 +255,12 @@ class KubernetesPods(OwnStacks):
             app = pool.submit(self._inside, pod, "app", "python3", "-", text=PROBE)
             nginx = pool.submit(self._inside, pod, "nginx", *CLOCKS)
             load = pool.submit(self._inside, self._named("generator"), "generator", *CLOCKS) if self.shared else None
-        snapshot = Snapshot(**json.loads(app.result()))
+        line, _, node = app.result().partition("\n")
+        snapshot = Snapshot(**json.loads(line))
         seconds = {APP: snapshot.cpu, NGINX: container_seconds(nginx.result())}
         if load:  # elsewhere it takes nothing from the application
             seconds[GENERATOR] = container_seconds(load.result())
-        return snapshot, node_usage(nginx.result(), seconds)
+        return snapshot, node_usage(node, seconds)
 
     def snapshot(self, workers: int = 0, *, memory: bool = False) -> Snapshot | None:
         """Look at the application alone."""
@@ -325,7 +327,7 @@ def container_seconds(clocks: str) -> float:
 
 
 def node_usage(clocks: str, containers: Mapping[int, float]) -> Usage:
-    """Return the use of a node from what `CLOCKS` tells in one of its containers; `containers` have used seconds."""
+    """Return the use of a node from its /proc/stat; `containers` have used seconds."""
     total = next(line for line in clocks.splitlines() if line.startswith("cpu ")).split()[1:9]
     ticks = list(map(int, total))  # user, nice, system, idle, iowait, irq, softirq, steal: proc(5)
     return Usage(

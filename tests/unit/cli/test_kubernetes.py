@@ -412,7 +412,13 @@ def test_an_image_that_is_not_there_is_the_fault() -> None:
     ]
 
 
-@pytest.mark.parametrize("state", [{"waiting": {"reason": "ContainerCreating"}}, {"running": {}}])
+LATE = {
+    "reason": "CreateContainerConfigError",
+    "message": "failed to sync secret cache: timed out waiting for the condition",
+}
+
+
+@pytest.mark.parametrize("state", [{"waiting": {"reason": "ContainerCreating"}}, {"waiting": LATE}, {"running": {}}])
 def test_what_passes_is_no_fault(state: dict[str, Any]) -> None:
     assert list(kubernetes.faults(pod(state))) == []
 

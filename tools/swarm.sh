@@ -58,6 +58,12 @@ start_node() { # NUMBER; nsenter, because `ip netns exec` hides the cgroups
         --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/greenstack-n$1" >"$FOLDER/n$1.log" 2>&1 </dev/null &
 }
 
+joined() { # NUMBER: it joins, if it does not yet; that fails while the managers before it agree on who leads
+    [ "$(node "$1" info --format '{{.Swarm.LocalNodeState}}')" != inactive ] ||
+        node "$1" swarm join --token "$token" --advertise-addr "$NET.$1" "$NET.1:2377"
+    [ "$(node "$1" info --format '{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}')" = 'active true' ]
+}
+
 up() {
     [ ! -e "$FOLDER" ] || die "$FOLDER is there: a Swarm is up, or was left behind; first: tools/swarm.sh down"
     for program in ip nsenter unshare iptables docker dockerd docker-registry; do
@@ -74,7 +80,7 @@ up() {
     node 1 swarm init --advertise-addr "$NET.1" >/dev/null
     token=$(node 1 swarm join-token --quiet manager)
     for number in $NODES; do
-        [ "$number" = 1 ] || node "$number" swarm join --token "$token" --advertise-addr "$NET.$number" "$NET.1:2377" >/dev/null
+        [ "$number" = 1 ] || await "node $number in the Swarm" joined "$number"
     done
     trap - EXIT
     say "DOCKER_HOST=unix://$FOLDER/n1/docker.sock, registry $REGISTRY"

@@ -21,7 +21,7 @@ def main(url: str, number: str) -> None:
     """Open so many, one after the other."""
     opened: list[HTTPConnection] = []
     for _ in range(int(number)):
-        connection = connect(url)
+        connection = connect(url, timeout=30)  # each is asked once: one that comes late is open, too
         connection.request("GET", "/idle", headers=HANDSHAKE)
         if (status := connection.getresponse().status) != 101:
             sys.exit(f"WebSocket {len(opened) + 1} of {number}: status {status}")

@@ -21,13 +21,13 @@ def trust() -> ssl.SSLContext:
     return context
 
 
-def connect(url: str) -> http.client.HTTPConnection:
-    """Return a connection to `url`; over HTTPS with whatever certificate, as wrk has it."""
+def connect(url: str, timeout: float = 2) -> http.client.HTTPConnection:
+    """Return a connection to `url`, `timeout` in s; over HTTPS with whatever certificate, as wrk has it."""
     parts = urlsplit(url)
     address = (str(parts.hostname), parts.port)
     if parts.scheme == "http":
-        return http.client.HTTPConnection(*address, timeout=2)
-    return http.client.HTTPSConnection(*address, timeout=2, context=trust())
+        return http.client.HTTPConnection(*address, timeout=timeout)
+    return http.client.HTTPSConnection(*address, timeout=timeout, context=trust())
 
 
 def fault(url: str, answers: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ PLANNED = ("reload", "deploy", "renewal", "recycling")
 RATE = 200  # requests/s, half of them POSTs
 BEFORE, AFTER = 1.0, 4.0  # s of load before and after an event; the longest request takes 2.5
 RECYCLING = 12.0  # s of load; about four renewals of 500 requests on each of two workers
-TAKEN = 20.0  # s; until a new certificate is shown, a new version answers
+TAKEN = 60.0  # s; until a new certificate is shown, a new version answers
 EACH = 50  # requests of a connection before a client opens another: new ones see what changes, as do kept ones
 
 

@@ -44,6 +44,7 @@ class Result:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (method, status or reason) → requests
     failures: list[Failure] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)  # of the 2xx
+    waited: list[float] = field(default_factory=list)  # of the 2xx, since they were sent: without what the load is late
     answered: list[tuple[float, int, float]] = field(default_factory=list)  # (answered at, status, latency)
     posted: dict[str, bool] = field(default_factory=dict)  # id of each POST sent → whether it was answered 2xx
 
@@ -55,9 +56,9 @@ class Result:
         """Count the failed requests, of all methods or of one."""
         return sum(method in (None, failure.request.method) for failure in self.failures)
 
-    def percentile(self, share: float) -> float:
-        """Give the latency in seconds that `share` (0…1) of the 2xx stayed below; 0 when there was none."""
-        ordered = sorted(self.latencies)
+    def percentile(self, share: float, of: Sequence[float] | None = None) -> float:
+        """Give the seconds that `share` (0…1) of `of` stayed below, the latencies by default; 0 when there are none."""
+        ordered = sorted(self.latencies if of is None else of)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
     def __str__(self) -> str:
@@ -178,6 +179,7 @@ class Load:
             self.result.answered.append((now, response.status, now - due - request.takes))
         if response and response.status // 100 == 2:
             self.result.latencies.append(now - due - request.takes)
+            self.result.waited.append(now - sent - request.takes)
             if request.id:
                 self.result.posted[request.id] = True
         else:

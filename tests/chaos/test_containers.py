@@ -273,6 +273,7 @@ def test_a_deploy_leaves_nothing_of_the_old_version(stack: Stack) -> None:
     starts = len(stack.journal("startup"))
     stack.command("deploy", PROBE_VERSION="new")
     assert len(stack.containers("app")) == 1
+    until(lambda: len(stack.journal("startup")) >= starts + 2, "both workers are ready")
     assert [entry["version"] for entry in stack.journal("startup")[starts:]] == ["new", "new"]
 
 
@@ -318,7 +319,8 @@ def test_overload_stays_below_the_memory_limit(start: Start, pick: Pick, figure:
     stack = start({**USUAL, **limits, "CONNECTION_LIMIT": "0"}, probe=True)
     # A worker computes 20 ms for each request, so two on one CPU serve 50 a second.
     requests = [Request("GET", "/block?seconds=0.02"), Request("POST", "/echo", {}, b"x" * 200_000)]
-    with Load(stack.address, rate=250, connections=3_000, make=lambda number: requests[number % 2]) as load:
+    # `timeout`: longer than nginx waits for an answer.
+    with Load(stack.address, rate=250, connections=3_000, timeout=70, make=lambda number: requests[number % 2]) as load:
         load.wait_for(pick(3_000, 20_000))
     end = time.monotonic()
     normal = pick(30, 5)

@@ -35,8 +35,8 @@ def worker_of(stack: Stack, event: str) -> int:
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_running_request_is_finished(running: Running, sig: signal.Signals) -> None:
     # TIMEOUT is shorter than the drain: a worker without a heartbeat would be killed in the middle of it.
-    with running(KEEP_ALIVE=KEEP_ALIVE, TIMEOUT="2") as stack, ThreadPoolExecutor() as pool:
-        answer = pool.submit(stack.ask, "/slow?seconds=4")
+    with running(KEEP_ALIVE=KEEP_ALIVE, TIMEOUT="6") as stack, ThreadPoolExecutor() as pool:
+        answer = pool.submit(stack.ask, "/slow?seconds=9")
         worker = worker_of(stack, "slow")
         os.kill(worker, sig)
         assert answer.result().status == 200
@@ -56,6 +56,8 @@ def test_the_lifespan_ends_once_however_a_worker_stops(running: Running) -> None
         stack.await_replaced(old)
         ended = len(stack.journal("shutdown"))
         until(lambda: stack.status("/echo") and len(stack.journal("shutdown")) > ended, "a worker is recycled")
+        # Gunicorn loses a signal to a worker that it has just forked: that one would live for GRACEFUL_TIMEOUT.
+        stack.await_replaced({entry["pid"] for entry in stack.journal("shutdown")})
         assert stack.app.stop() == 0
         starts, ends = (Counter(entry["pid"] for entry in stack.journal(event)) for event in ("startup", "shutdown"))
         assert starts == ends

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, str], int]] = {
 # So many clients that the limit of requests of one client address does not protect the app alone.
 CLIENTS = tuple(f"127.0.0.{number}" for number in range(2, 18))
 SLOW_CLIENTS = 2_000
+PATIENCE = 70.0  # s; longer than nginx waits for an answer, so that the stack is the one that gives up
 # Share of probes within 500 ms: the figure is that of `make chaos`, on a machine that has nothing else to do. In
 # `make test-all` it only has to be clear that probes do not wait for slow clients.
 IN_TIME = (0.5, 0.99)
@@ -47,6 +48,7 @@ IN_TIME = (0.5, 0.99)
 def stack() -> Iterator[Stack]:
     """One stack for all tests that need no settings of their own."""
     with local.running() as stack:
+        until(lambda: len(stack.workers()) == 2, "both workers are ready, and as large as they begin")
         yield stack
 
 
@@ -56,7 +58,8 @@ def overload(stack: Stack, route: str, clients: tuple[str, ...], requests: int, 
     def make(_: int) -> Request:
         return Request("GET", f"{route}?seconds={WORK}")
 
-    with Load(stack.address, rate=times * CAPACITY, connections=3_000, make=make, sources=clients) as load:
+    rate = times * CAPACITY
+    with Load(stack.address, rate=rate, connections=3_000, timeout=PATIENCE, make=make, sources=clients) as load:
         load.wait_for(requests)
     return load.result
 
@@ -108,6 +111,8 @@ def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: A
     served = len(moments) / (max(moments) - min(moments)) / CAPACITY
     counts = Counter(status for _, status in result.counts.elements())
     longest = pick(3.0, 1.5)  # without a bound it is 5 s and more
+    # Beside other tests one Python process does not send 2,000 requests a second in time. That delay is its own.
+    late = result.percentile(0.99, pick(result.waited, result.latencies))
     figure(
         Figure(
             case,
@@ -115,7 +120,7 @@ def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: A
             f"{served:.2f} of the capacity served; normal after {normal:.1f} s",
             f"p99 {1000 * longest:.0f} ms",
             latencies(result),
-            set(counts) == {"200", "503"} and result.percentile(0.99) <= longest,
+            set(counts) == {"200", "503"} and late <= longest,
         ),
         result,
     )
@@ -154,7 +159,7 @@ def test_slow_senders_never_reach_the_app(running: Running, pick: Pick, figure: 
     with running(PROBE_RECORD="1") as stack:
         with SlowClients(stack.address, kind, SLOW_CLIENTS) as slow:
             until(lambda: slow.open > 0.95 * SLOW_CLIENTS, f"{SLOW_CLIENTS} slow clients are connected")
-            result = probe(stack, pick(200, 3_000))
+            result = probe(stack, pick(400, 3_000))
         share, allowed = share_in_time(result), pick(*IN_TIME)
         figure(
             Figure(
@@ -174,22 +179,22 @@ def test_slow_readers_do_not_hold_the_app(stack: Stack, pick: Pick) -> None:
     answer = "/stream?chunks=20&size=10000&name=small"  # nginx takes 256 KiB off the app's hands
     with SlowClients(stack.address, "reading", number, answer):
         until(lambda: len(stack.journal("streamed")) >= number, "the app has handed over every answer")
-        assert share_in_time(probe(stack, pick(100, 1_000))) >= pick(*IN_TIME)
+        assert share_in_time(probe(stack, pick(400, 1_000))) >= pick(*IN_TIME)
 
 
 def test_slow_readers_of_much_harm_nobody(stack: Stack, pick: Pick) -> None:
     with SlowClients(stack.address, "reading", 50, "/stream?chunks=500&size=20000") as slow:
         until(lambda: slow.open >= 50, "the slow readers are connected")
-        assert share_in_time(probe(stack, pick(100, 1_000))) >= pick(*IN_TIME)
+        assert share_in_time(probe(stack, pick(400, 1_000))) >= pick(*IN_TIME)
 
 
 @needs("slowhttptest")
 @pytest.mark.parametrize("mode", ["-H", "-B", "-X"], ids=["headers", "body", "reading"])
 def test_slowhttptest_harms_nobody(stack: Stack, pick: Pick, mode: str) -> None:
     host, port = stack.address
-    command = ["slowhttptest", mode, "-c", "1000", "-r", "500", "-i", "3", "-l", str(pick(6, 60)), "-u"]
+    command = ["slowhttptest", mode, "-c", "1000", "-r", "500", "-i", "3", "-l", str(pick(10, 60)), "-u"]
     with subprocess.Popen([*command, f"http://{host}:{port}/echo"], stdout=subprocess.DEVNULL) as attack:
         try:
-            assert share_in_time(probe(stack, pick(200, 2_500))) >= pick(*IN_TIME)
+            assert share_in_time(probe(stack, pick(400, 2_500))) >= pick(*IN_TIME)
         finally:
             attack.terminate()

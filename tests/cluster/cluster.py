@@ -134,8 +134,11 @@ class Cluster(Probed):
         """Wait until exactly that many pods are there, all of them serving, and none is being ended."""
 
         def settled() -> bool:
+            deployment = self.get(DEPLOYMENT)  # first: what its controller has not seen yet, no pod shows
+            status = deployment["status"]
+            seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
             there = self.get("pods", f"--selector={PODS}")["items"]
-            return len(there) == number == len(self.ready())
+            return bool(seen and status.get("updatedReplicas", 0) == len(there) == number == len(self.ready()))
 
         try:
             until(settled, f"{number} pods serve and no other is there", SETTLED, every=0.5)

@@ -114,7 +114,7 @@ def test_a_bad_setting_stops_the_rollout(cluster: Cluster, judge: Judge) -> None
     with under_load(cluster) as load:
         cluster.kubectl("set", "env", DEPLOYMENT, "--containers=*", "MAX_WORKERS=zero")
         until(lambda: "MAX_WORKERS=zero: not a whole number" in cluster.kubectl(*CHECKS, check=False), "the reason", 60)
-    assert set(before) <= set(cluster.ready())
+    until(lambda: set(before) <= set(cluster.ready()), "the pods of before serve", every=0.5)
     cluster.kubectl("rollout", "undo", DEPLOYMENT)
     judge("a bad setting", load.result)
 

@@ -94,7 +94,7 @@ def test_it_measures_copies_of_the_pod(example: Cluster, image: str) -> None:
     if example.ours:
         assert results["shares_cpus"], "its two nodes are one machine"
         assert results["setup"]["nodes"] == 2
-    assert serving(example) == before, "what serves is as it was"
+    until(lambda: serving(example) == before, "what serves is as it was", every=0.5)
     assert not left(example)
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_one_leaves_nothing(example: Cluster, image: str) -> None
     said = "".join(lines) + rest
     assert process.returncode == 130, said
     assert written(said)["state"] == "interrupted"
-    assert serving(example) == before
+    until(lambda: serving(example) == before, "what serves is as it was", every=0.5)
     assert not left(example)
 
 

@@ -113,15 +113,16 @@ SIMPLE = {"main.py": application(), "prestart.sh": PRESTART}
 
 def test_defaults(run: Run) -> None:
     container = run(SIMPLE, **AS_BEFORE)
+    workers = max(os.cpu_count() or 1, 2)
     for _ in range(2):  # it works after a restart, too
         container.await_answer("hello")
         expected = {
-            "workers": max(os.cpu_count() or 1, 2), "host": "0.0.0.0", "port": "80", "bind": "0.0.0.0:80",
+            "workers": workers, "host": "0.0.0.0", "port": "80", "bind": "0.0.0.0:80",
             "loglevel": "info", "graceful_timeout": 120, "timeout": 120, "keepalive": 5, "errorlog": "-",
             "accesslog": "-",
         }  # fmt: skip
         assert expected.items() <= container.config().items()
-        assert len(container.processes()) == 1 + expected["workers"]
+        until(lambda: len(container.processes()) == 1 + workers, "all workers run")
         log = container.log
         for line in (
             "Checking for script in /app/prestart.sh",
@@ -211,8 +212,9 @@ def test_a_configuration_of_ones_own_replaces_the_default(run: Run, file: str, g
     container = run({"app/main.py": application("package"), file: CONF}, **given, LOG_LEVEL="debug", PORT="90")
     container.await_answer("package", 8000)
     assert json.dumps({"conf": f"/app/{file}"}) in container.log
-    assert len(container.processes()) == 1 + 3
+    until(lambda: container.log.count("post_fork of theirs") >= 3, "the last worker has begun as well")
     assert container.log.count("post_fork of theirs") == 3
+    assert len(container.processes()) == 1 + 3
     assert "[INFO]" not in container.log, "loglevel is theirs"
 
 
@@ -266,7 +268,7 @@ def test_what_would_mean_something_else_is_refused(run: Run, given: dict[str, st
 def test_ours_is_the_count_where_that_is_said(run: Run) -> None:
     container = run(SIMPLE, OLD_WORKER_COUNT="false", MAX_WORKERS="3")
     container.await_answer("hello")
-    assert len(container.processes()) == 1 + 3
+    until(lambda: len(container.processes()) == 1 + 3, "all workers run")
 
 
 def connected(container: Container) -> bool:

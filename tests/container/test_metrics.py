@@ -13,7 +13,7 @@ from tests.conftest import Start
 from tests.container.conftest import QUICK
 from tests.support.compose import Stack, docker
 from tests.support.ports import free_port
-from tests.support.wait import until
+from tests.support.wait import DEADLINE, until
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_metrics_are_measured_and_end(stack: Stack) -> None:
         print(f"make up METRICS=on took {started - begun:.1f} s, the first point came {measured - started:.1f} s later")
         replicas = {container["Config"]["Hostname"] for container in stack.containers("app")}
         until(lambda: {each["metric"]["instance"] for each in asked(stack, "up{job='app'} == 1")} == replicas, "all")
-        page = urllib.request.urlopen(said.split()[-1], timeout=5).read()  # noqa: S310
+        page = urllib.request.urlopen(said.split()[-1], timeout=DEADLINE).read()  # noqa: S310
         assert b"requests/s" in page
         (prometheus,) = (
             json.loads(docker("inspect", name).stdout)[0]
@@ -53,9 +53,12 @@ def test_metrics_are_measured_and_end(stack: Stack) -> None:
         )
         hardened(prometheus)
         stack.get("/items/1")
-        shown = stack.command("top")
-        assert all(name in shown for name in replicas)
-        assert "requests/s" in shown
+
+        def shown() -> str:
+            output = stack.command("top")  # without who does not tell its numbers within 2 s
+            return output if all(name in output for name in replicas) else ""
+
+        assert "requests/s" in until(shown, "all replicas are shown")
         # Nothing of it is published but to this machine.
         assert {binding["HostIp"] for binding in prometheus["NetworkSettings"]["Ports"]["9090/tcp"]} == {"127.0.0.1"}
         assert "9113/tcp" not in stack.container("nginx")["NetworkSettings"]["Ports"]

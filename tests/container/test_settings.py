@@ -8,6 +8,7 @@ HOST and PORT are in test_image.py, because Compose always sets BIND, which over
 import concurrent.futures
 import json
 import re
+import time
 
 import httpx
 import pytest
@@ -20,13 +21,14 @@ from tests.support.wait import until
 
 # Sockets.
 ONE = {
-    "KEEP_ALIVE": "1", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s", "TIMEOUT": "2", "MAX_WORKERS": "2",
+    # Requests take 1 s, and both timeouts are far above: no machine stands still for that long.
+    "KEEP_ALIVE": "1", "GRACEFUL_TIMEOUT": "8", "STOP_GRACE_PERIOD": "20s", "TIMEOUT": "6", "MAX_WORKERS": "2",
     "BACKLOG": "77", "GUNICORN_CMD_ARGS": "--backlog 78", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
     "ACCESS_LOG": "/tmp/access.log", "PRELOAD_APP": "true", "HEALTH_PATH": "/health",
     "HTTP_HOST": "127.0.0.2", "SERVER_NAME": "127.0.0.2 one.example", "CLIENT_MAX_BODY_SIZE": "1k",
     "CLIENT_KEEP_ALIVE": "2", "CONNECTION_LIMIT": "3", "MEMORY_LIMIT": "300m", "CPUS": "0.75", "PIDS_LIMIT": "100",
     "LOG_MAX_SIZE": "1m", "LOG_MAX_FILE": "2", "NGINX_MEMORY_LIMIT": "64m", "NETWORK_INTERNAL": "true",
-    "START_TIMEOUT": "241", "REQUEST_TIMEOUT": "2", "SYSTEM_PACKAGES": "libmagic1",
+    "START_TIMEOUT": "241", "REQUEST_TIMEOUT": "5", "SYSTEM_PACKAGES": "libmagic1",
 }  # fmt: skip
 # TCP.
 TWO = {
@@ -96,7 +98,7 @@ def test_every_setting_is_changed_somewhere() -> None:
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(("which", "expected"), [
     ("one", {
-        "keepalive": 1, "graceful_timeout": 8, "timeout": 2, "workers": 2, "use_max_workers": 2, "backlog": 78,
+        "keepalive": 1, "graceful_timeout": 8, "timeout": 6, "workers": 2, "use_max_workers": 2, "backlog": 78,
         "loglevel": "debug", "log_format": "json", "accesslog": "/tmp/access.log", "preload_app": True,
         "app_module": "probe:app",
     }),
@@ -112,7 +114,7 @@ def test_effective_settings(which: str, expected: dict[str, object], request: py
 
 
 def test_max_workers(one: Stack) -> None:
-    assert len(one.python(WORKERS)) == 2
+    until(lambda: len(one.python(WORKERS)) == 2, "two workers")
 
 
 def test_web_concurrency(two: Stack) -> None:
@@ -165,11 +167,16 @@ def test_request_timeout_bounds_nginxs_patience(one: Stack) -> None:
 
 
 def test_timeout(one: Stack) -> None:
-    before = set(one.python(WORKERS))
     # A GET would be tried again on the other worker.
     assert one.client.post("/block?seconds=30").status_code in (502, 504)
-    until(lambda: any("WORKER TIMEOUT" in line for line in one.log("app")), "the arbiter notices")
-    until(lambda: len(before & set(one.python(WORKERS))) == 1, "the worker that hung is replaced")
+    hung = one.journal("block")[-1]["pid"]
+    until(lambda: any(f"WORKER TIMEOUT (pid:{hung})" in line for line in one.log("app")), "the arbiter notices")
+
+    def replaced() -> bool:
+        now = one.python(WORKERS)
+        return len(now) == 2 and hung not in now
+
+    until(replaced, "the worker that hung is replaced")
 
 
 def test_keep_alive(one: Stack) -> None:
@@ -229,10 +236,12 @@ def test_limit_concurrency(three: Stack) -> None:
 
 def test_rate_limit_and_its_burst(three: Stack) -> None:
     until(lambda: three.get().status_code == 200, "the rate allows one")
+    began = time.monotonic()
     statuses = [three.get().status_code for _ in range(60)]
+    took = time.monotonic() - began
     assert 429 in statuses
-    # At least one a second is allowed, and no more than the burst at once.
-    assert statuses.count(200) <= 20 + 10
+    # One a second is allowed, and the burst at once.
+    assert statuses.count(200) <= 20 + 2 + took
 
 
 def test_server_name(one: Stack) -> None:
@@ -249,7 +258,8 @@ def test_client_max_body_size(one: Stack) -> None:
 
 def test_an_upload_may_be_larger_than_the_memory(two: Stack) -> None:
     megabyte = b"x" * 2**20
-    answer = two.client.post("/spool", content=(megabyte for _ in range(300)))
+    # It goes to the disk twice before there is an answer.
+    answer = two.client.post("/spool", content=(megabyte for _ in range(300)), timeout=300)
     assert (answer.status_code, answer.json()) == (200, {"length": 300 << 20})
     note = "CLIENT_MAX_BODY_SIZE=1g: more than the memory limit of 256 MiB"
     assert any(line.startswith(note) for line in two.log("check"))
@@ -302,6 +312,6 @@ def test_nginx_is_told_what_follows_from_the_settings(one: Stack) -> None:
     rendered = rendered.partition("location @websocket")[0]  # which has times of its own
     names = "proxy_read_timeout|worker_shutdown_timeout|error_log"
     directives = dict(re.findall(rf"^\s*({names})\s+([^;]+);", rendered, re.M))
-    assert directives == {"proxy_read_timeout": "2s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
+    assert directives == {"proxy_read_timeout": "5s", "worker_shutdown_timeout": "8s", "error_log": "stderr info"}
     assert "keepalive_timeout 600ms;" in rendered, "0.6 of KEEP_ALIVE"
     assert "keepalive_timeout 2s;" in rendered, "CLIENT_KEEP_ALIVE"

@@ -55,7 +55,8 @@ def test_a_request_is_logged_by_both(default: Stack) -> None:
     logged = json.loads(line)
     assert (logged["request_id"], logged["status"], logged["method"]) == (request_id, 200, "GET")
     assert float(logged["upstream_duration"]) >= 0
-    assert [f'"GET {path} HTTP/1.1" 200' in line for line in default.log("app") if path in line] == [True]
+    lines = until(lambda: [line for line in default.log("app") if path in line], "the app logs it")
+    assert [f'"GET {path} HTTP/1.1" 200' in line for line in lines] == [True]
 
 
 def test_check_has_said_what_will_run(default: Stack) -> None:

@@ -490,13 +490,12 @@ def test_prometheus_comes_and_goes(repository: Repository) -> None:
 
     def found() -> list[str]:
         query = {"query": "up{job='app'} == 1"}
-        result = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params=query, trust_env=False).json()["data"][
-            "result"
-        ]
+        url = f"http://127.0.0.1:{port}/api/v1/query"
+        result = httpx.get(url, params=query, trust_env=False, timeout=30).json()["data"]["result"]
         return [each["metric"]["instance"] for each in result]
 
     until(lambda: found() == ["app-1"], "the replica is found")
-    assert "requests/s" in httpx.get(page, trust_env=False).text
+    assert "requests/s" in httpx.get(page, trust_env=False, timeout=30).text
     with Load(repository.url) as load:
         repository.ok("deploy", **metrics)
         until(lambda: found() == ["app-2"], "the new replica is found, and the old one forgotten")

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -88,14 +88,22 @@ def slowest_twentieth(load: records.Load) -> float:
     return float(load.latencies.get_value_at_percentile(95)) / 1e6
 
 
+def above_the_mean(times: Sequence[float]) -> float:
+    """Return the share of the gaps between `times` that are longer than the mean one."""
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    return sum(gap > statistics.fmean(gaps) for gap in gaps) / len(gaps)
+
+
 def test_open_loop_arrivals_are_random(tmp_path: Path) -> None:
     with serving(tmp_path) as app:
         load = measured(app, RATE, LENGTH)
-        gaps = [later - earlier for earlier, later in itertools.pairwise(app.arrivals)]
-    # Of exponential gaps one of e is above the mean; of regular ones it is every other.
-    assert sum(gap > statistics.fmean(gaps) for gap in gaps) / len(gaps) == pytest.approx(1 / math.e, abs=0.08)
-    assert load.throughput == pytest.approx(RATE, rel=0.2)
-    assert load.generator.sent == pytest.approx(RATE * load.elapsed, rel=0.2)
+        seconds = [list(times) for _, times in itertools.groupby(app.arrivals, int)]
+    # Of exponential gaps one of e is above the mean; of regular ones it is every other. In the median second: a pause
+    # of the machine empties some of them, and all that was due comes in the next.
+    shares = [above_the_mean(times) for times in seconds if len(times) > RATE / 4]
+    assert statistics.median(shares) == pytest.approx(1 / math.e, abs=0.08)
+    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=0.2)
+    assert load.generator.sent == pytest.approx(load.answered, rel=0.2)
     assert not load.failed
     assert not load.generator.dropped
 
@@ -138,7 +146,7 @@ def test_several_generators_share_the_load(tmp_path: Path) -> None:
         stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
         load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
     assert load.generator.count == 2
-    assert load.throughput == pytest.approx(RATE, rel=0.2)
+    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=0.2)
     assert not load.failed
 
 
@@ -157,11 +165,11 @@ def test_generators_elsewhere_are_heard_by_their_output(tmp_path: Path) -> None:
 def test_workers_of_locust_share_an_open_loop(tmp_path: Path) -> None:
     with serving(tmp_path) as app:
         command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "-H", app.url, "--headless"]
-        options = ["--processes", "2", "-u", "2", "--rate", "100", "--generators", "2", "-t", "6s"]
+        options = ["--processes", "2", "-u", "2", "-r", "2", "--rate", "100", "--generators", "2", "-t", "10s"]
         done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
         assert done.returncode == 0, done.stderr
-        # One worker alone would send 300; about 600 come from both, the start excepted.
-        assert 350 < len(app.arrivals) < 900
+        # One worker alone would send 500; about 1,000 come from both, the start excepted.
+        assert 600 < len(app.arrivals) < 1300
 
 
 def test_it_works_alone(tmp_path: Path) -> None:

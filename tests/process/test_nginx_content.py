@@ -35,7 +35,7 @@ def edge() -> Iterator[Nginx]:
 def get(server: Nginx, path: str, **headers: str) -> httpx.Response:
     """One request over a new connection; the body is as it came."""
     url = "http://{}:{}".format(*server.address) + path
-    with httpx.Client(trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
+    with httpx.Client(trust_env=False, timeout=30) as client, client.stream("GET", url, headers=headers) as answer:
         answer._content = b"".join(answer.iter_raw())
         return answer
 

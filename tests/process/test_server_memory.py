@@ -70,7 +70,7 @@ def test_a_worker_that_grows_is_replaced_without_loss(start: Start, project: Pat
         assert answer.status_code == 200
         pids.add(int(answer.text))
     assert len(pids) > 2, "new workers have answered"
-    gunicorn.until_logged(r'"MAX_WORKER_MEMORY=120m: this worker has [1-9]\d\d MiB and is replaced; it had \d+ ', 2)
+    gunicorn.until_logged(r'"MAX_WORKER_MEMORY=120m: this worker has [1-9]\d{2,} MiB and is replaced; it had \d+ ', 2)
     until(lambda: len(gunicorn.workers()) == 2, "there are two again")
 
 
@@ -114,8 +114,8 @@ def test_workers_that_are_too_large_leave_one_after_the_other(start: Start, proj
 
 def test_a_bound_below_a_new_workers_size_replaces_nobody(start: Start) -> None:
     gunicorn = start(MAX_WORKERS="2", WORKER_MEMORY="1m", MAX_WORKER_MEMORY="2m").until_ready(2)
-    (line,) = set(gunicorn.until_logged(r"\[WARNING\] MAX_WORKER_MEMORY=2m: (.*)"))
-    assert re.fullmatch("not in force, a worker has [1-9][0-9]+ MiB when it starts; allowed: well above that", line)
+    for line in gunicorn.until_logged(r"\[WARNING\] MAX_WORKER_MEMORY=2m: (.*)"):  # two that start at once both say it
+        assert re.fullmatch("not in force, a worker has [1-9][0-9]+ MiB when it starts; allowed: well above that", line)
     first = gunicorn.workers()
     for _ in range(3):  # each of them would be replaced within its first second
         assert gunicorn.get("/sleep?1").status_code == 200

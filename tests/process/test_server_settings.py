@@ -168,7 +168,8 @@ def closes_after(gunicorn: Gunicorn) -> float:
 
 def test_keep_alive_on_the_wire(start: Start) -> None:
     short, long = start(KEEP_ALIVE="1"), start(KEEP_ALIVE="3")
-    assert 0.9 < closes_after(short.until_ready()) < 4, "the default is 5 s"
+    assert closes_after(short.until_ready()) > 0.9
+    until(lambda: closes_after(short) < 4, "it is closed before the 5 s of the default")
     assert closes_after(long.until_ready()) > 2.9
 
 
@@ -217,11 +218,15 @@ def test_timeout_replaces_a_worker_that_hangs(start: Start) -> None:
 
 def test_an_idle_worker_outlives_the_shortest_timeout(start: Start) -> None:
     gunicorn = start(TIMEOUT="1").until_ready()
-    begun = time.monotonic()
-    first = gunicorn.json()["pid"]
-    until(lambda: time.monotonic() - begun > 3, "three timeouts pass")
-    assert gunicorn.json()["pid"] == first
-    assert "WORKER TIMEOUT" not in gunicorn.log
+
+    def undisturbed() -> bool:
+        # Where the machine stands still for a second any worker is ended; one that beats too seldom is, each time.
+        before, killed, begun = gunicorn.workers(), gunicorn.log.count("WORKER TIMEOUT"), time.monotonic()
+        until(lambda: time.monotonic() - begun > 3, "three timeouts pass")
+        return bool(before) and (gunicorn.workers(), gunicorn.log.count("WORKER TIMEOUT")) == (before, killed)
+
+    until(undisturbed, "three timeouts pass, and nobody is killed")
+    assert gunicorn.get().status_code == 200
 
 
 def test_max_requests(start: Start) -> None:

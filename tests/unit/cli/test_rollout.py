@@ -163,6 +163,7 @@ def test_a_reload_waits_the_graceful_timeout_too(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch, looks: list[set[int]]) -> None:
     replicas = Fake("old1")
+    replicas.graceful_timeout = "60"  # the looks end it, and not the time
     workers = iter(looks)
     monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
     with pytest.raises(CommandError, match="the new workers ended, the old ones go on"):
@@ -176,6 +177,7 @@ def test_a_reload_whose_workers_end_says_so(monkeypatch: pytest.MonkeyPatch, loo
 )
 def test_a_reload_whose_workers_serve_is_no_failure(monkeypatch: pytest.MonkeyPatch, looks: list[set[int]]) -> None:
     replicas = Fake("old1")
+    replicas.graceful_timeout = "60"  # the looks end it, and not the time
     workers = iter(looks)
     monkeypatch.setattr(replicas, "workers", lambda _: next(workers))
     rollout.reload(replicas)

@@ -82,7 +82,7 @@ async def crowd() -> None:
 cpu_bound = with_routes(FastAPI(), burn)
 # Each worker answers 1 / WAIT requests a second and not one more, whatever the CPU: more workers, more answers.
 blocking = with_routes(FastAPI(lifespan=one_thread), lambda: time.sleep(WAIT))
-# Nothing but waiting, which one process can do for all.
-waiting = with_async_routes(FastAPI(), lambda: anyio.sleep(5 * WAIT))
+# Nothing but waiting, which one process can do for all. It differs, so that users do not come in step.
+waiting = with_async_routes(FastAPI(), lambda: anyio.sleep(random.uniform(3, 7) * WAIT))  # noqa: S311
 # Rates are those of the waiting, but with one worker some meet each other.
 crowded = with_async_routes(FastAPI(), crowd)

@@ -89,7 +89,7 @@ def pictures(result: Result) -> dict[str, str]:
     drawn = {}
     if result.rows:
         rates = {name: medians(result.rows, name)["rate"] for name in result.stacks}
-        drawn["stacks-speed"] = _bars("requests/s over HTTPS, two workers on two CPUs: more is better", rates)
+        drawn["stacks-speed"] = _bars("requests/s over HTTPS: more is better", rates)
     if result.losses:
         lost = {name: float(planned(result, name)) for name in result.stacks}
         drawn["stacks-losses"] = _bars("requests lost in planned events: less is better", lost)

@@ -10,17 +10,13 @@ A request that waits for something else (a database, a thread, another service) 
 routes, uploads, event streams and WebSockets that are open are left alone, however long they take.
 """
 
-import asyncio
-import contextlib
 import logging
 import math
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from greenstack.server.accepting import AcceptingProtocol
 from greenstack.server.metrics.store import Field, Slot
 
 if TYPE_CHECKING:
@@ -80,56 +76,10 @@ class Queue:
         return False
 
 
-class Backlog:
-    """The connections that wait in the kernel. libuv accepts one each time that the event loop turns.
-
-    In an overload a turn takes long, so that requests would wait there for seconds, where no clock of ours sees them.
-    """
-
-    def __init__(self, listeners: Sequence[socket.socket], allowed: float) -> None:
-        self.listeners = listeners
-        self.allowed = allowed
-        self._waiting_since = -math.inf  # s, monotonic; when there last was none. Before our start they may wait, too
-
-    def take(self) -> Iterator[socket.socket]:
-        """Accept what else is there, where some have always been there for longer than `allowed` seconds; else one.
-
-        Not all of it from the start: what another worker accepts a moment later would wait for this one.
-        """
-        for listener in self.listeners:
-            # OSError: there is none, or the listener is closed, as in a drain.
-            with contextlib.suppress(OSError):
-                while True:
-                    yield listener.accept()[0]
-                    now = monotonic()
-                    self._waiting_since = min(self._waiting_since, now)
-                    if now - self._waiting_since <= self.allowed:
-                        return
-        self._waiting_since = math.inf
-
-
-class TimedProtocol(HttpToolsProtocol):
-    """Uvicorn's, which tells `queue` when a request is read, and accepts what waits in `backlog`."""
+class TimedProtocol(AcceptingProtocol):
+    """Uvicorn's, which tells `queue` when a request is read."""
 
     queue: ClassVar[Queue]
-    backlog: ClassVar[Backlog]
-    _accepting: ClassVar[set[asyncio.Task[Any]]] = set()  # the loop itself holds tasks weakly
-    _by_loop = True  # accepted by libuv, and not by us
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept others as well."""
-        super().connection_made(transport)
-        if self._by_loop and not self.app_state.get("draining"):  # a worker that ends takes no more than it must
-            for connection in self.backlog.take():
-                connection.setblocking(False)
-                task = self.loop.create_task(self.loop.connect_accepted_socket(self._another, connection))
-                self._accepting.add(task)
-                task.add_done_callback(self._accepting.discard)
-
-    def _another(self) -> "TimedProtocol":
-        another = type(self)(self.config, self.server_state, self.app_state, self.loop)
-        another._by_loop = False
-        return another
 
     def on_headers_complete(self) -> None:
         """Note the time."""

@@ -27,6 +27,7 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
+from greenstack.server.accepting import AcceptingProtocol, Backlog
 from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
@@ -36,7 +37,7 @@ from greenstack.server.metrics.store import TICK, Slot, Store
 from greenstack.server.probes import Probes
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings, parse_size
-from greenstack.server.shedding import Backlog, Queue, Shedding, TimedProtocol
+from greenstack.server.shedding import Queue, Shedding, TimedProtocol
 from greenstack.server.tracing import add_request_ids
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.CONFIG_KWARGS = {
             "loop": "uvloop",
-            "http": TimedProtocol if self.settings.shed_delay else "httptools",
+            "http": TimedProtocol if self.settings.shed_delay else AcceptingProtocol,
             "interface": "asgi3",  # Uvicorn would take Probes for ASGI 2, as it is no coroutine function
             "access_log": False,  # ours says more, see log.py
             "server_header": False,
@@ -346,7 +347,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         server = Server(self)
         # The bare sockets: uvloop closes them well, Gunicorn's wrappers log an error about it.
         sockets = [listener.sock for listener in self.sockets]
-        TimedProtocol.backlog = Backlog(sockets, self.settings.shed_delay / 1000)
+        AcceptingProtocol.backlog = Backlog(sockets)
         await server.serve(sockets=sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -2,10 +2,7 @@
 
 import asyncio
 import random
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -14,7 +11,7 @@ import pytest
 
 from greenstack.server import shedding
 from greenstack.server.metrics.store import Field, Slot, Store
-from greenstack.server.shedding import AHEAD, INTERVAL, START, Backlog, Queue, Shedding
+from greenstack.server.shedding import AHEAD, INTERVAL, START, Queue, Shedding
 
 ALLOWED = 0.1  # s; SHED_DELAY=100
 CONCURRENCY_LIMIT = 512  # nginx lets so many through to each of two workers
@@ -178,50 +175,3 @@ def test_the_log_has_one_line_for_many(caplog: pytest.LogCaptureFixture) -> None
         "overload: requests waited for more than SHED_DELAY=100 ms and are answered 503; "
         "add workers or CPUs, or raise it"
     ]
-
-
-@pytest.fixture
-def listener(tmp_path: Path) -> Iterator[socket.socket]:
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(tmp_path / "a.sock"))
-        listener.listen(100)
-        listener.setblocking(False)
-        yield listener
-
-
-@pytest.fixture
-def connect(listener: socket.socket) -> Iterator[Callable[[int], None]]:
-    clients: list[socket.socket] = []
-
-    def make(number: int) -> None:
-        for _ in range(number):
-            clients.append(socket.socket(socket.AF_UNIX))
-            clients[-1].connect(listener.getsockname())
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-def taken(backlog: Backlog, now: float) -> int:
-    with patch.object(shedding, "monotonic", lambda: now):
-        connections = list(backlog.take())
-    for connection in connections:
-        connection.close()
-    return len(connections)
-
-
-def test_connections_that_wait_for_long_are_accepted(listener: socket.socket, connect: Callable[[int], None]) -> None:
-    backlog = Backlog([listener], ALLOWED)
-    connect(5)
-    assert taken(backlog, 0) == 5, "they have waited since before the start"
-    connect(5)
-    assert [taken(backlog, now) for now in (10, 10.05, 10.11, 10.12)] == [1, 1, 3, 0]
-    connect(5)
-    assert taken(backlog, 11) == 1, "there were none meanwhile"
-
-
-def test_a_closed_listener_gives_no_connection(listener: socket.socket, connect: Callable[[int], None]) -> None:
-    connect(5)
-    listener.close()
-    assert taken(Backlog([listener], ALLOWED), 0) == 0

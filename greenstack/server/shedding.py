@@ -10,14 +10,14 @@ A request that waits for something else (a database, a thread, another service) 
 routes, uploads, event streams and WebSockets that are open are left alone, however long they take.
 """
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
-from greenstack.server.accepting import AcceptingProtocol
 from greenstack.server.metrics.store import Field, Slot
+from greenstack.server.protocol import Protocol
+from greenstack.server.unavailable import Unavailable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 INTERVAL = 0.1
 AHEAD = 8  # requests that begin each time the worker has read: so few are no queue, however long each takes
 START = 5.0  # s from its start on in which a worker refuses nothing: what has waited for it is no overload
-SILENCE = 10.0  # s between two lines in the log
-BODY = b'{"detail":"Service Unavailable"}'  # as nginx says it
-HEADERS = [
-    (b"content-type", b"application/json"),
-    (b"content-length", str(len(BODY)).encode()),
-    (b"retry-after", b"1"),
-]
-_log = logging.getLogger("uvicorn.error")
 
 
 class Queue:
@@ -76,8 +68,8 @@ class Queue:
         return False
 
 
-class TimedProtocol(AcceptingProtocol):
-    """Uvicorn's, which tells `queue` when a request is read."""
+class TimedProtocol(Protocol):
+    """Ours, which also tells `queue` when a request is read."""
 
     queue: ClassVar[Queue]
 
@@ -88,30 +80,21 @@ class TimedProtocol(AcceptingProtocol):
 
 
 class Shedding:
-    """ASGI middleware that refuses what comes too late; `health_path` never does. The rest is counted in `slot`."""
+    """ASGI middleware that refuses what comes too late; `health_path` never does. `slot` counts what is refused."""
 
     def __init__(self, app: "ASGIApp", queue: Queue, slot: Slot, health_path: str | None) -> None:
         self.app = app
         self.queue = queue
         self.slot = slot
         self.health_path = health_path
-        self._told = -math.inf
+        self.unavailable = Unavailable(
+            f"requests waited for more than SHED_DELAY={1000 * queue.allowed:.0f} ms and are answered 503; "
+            "add workers or CPUs, or raise it"
+        )
 
     def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> Awaitable[None]:
         """Serve one connection scope. No coroutine itself: every request would pay for one more."""
         if scope["type"] == "http" and self.queue.too_late() and scope["path"] != self.health_path:
-            return self._refuse(send)
+            self.slot.add(Field.SHED, 1)
+            return self.unavailable(scope, receive, send)
         return self.app(scope, receive, send)
-
-    async def _refuse(self, send: "Send") -> None:
-        self.slot.add(Field.SHED, 1)
-        now = self.queue.clock()
-        if now - self._told > SILENCE:
-            self._told = now
-            _log.warning(
-                "overload: requests waited for more than SHED_DELAY=%.0f ms and are answered 503; "
-                "add workers or CPUs, or raise it",
-                1000 * self.queue.allowed,
-            )
-        await send({"type": "http.response.start", "status": 503, "headers": HEADERS})
-        await send({"type": "http.response.body", "body": BODY})

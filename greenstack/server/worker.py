@@ -19,26 +19,27 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
-from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker
 
 from greenstack.server import check
-from greenstack.server.accepting import AcceptingProtocol, Backlog
 from greenstack.server.answers import Answers
 from greenstack.server.app_log import RequestContext, loop_error
 from greenstack.server.log import AccessLog, last_words
+from greenstack.server.metrics import exposition
 from greenstack.server.metrics.counting import Pulse, count_requests, time_collector
 from greenstack.server.metrics.exposition import Exposition
 from greenstack.server.metrics.store import TICK, Slot, Store
-from greenstack.server.probes import Probes
+from greenstack.server.probes import WELL, Probes
+from greenstack.server.protocol import Backlog, Protocol
 from greenstack.server.scoreboard import Scoreboard, State
 from greenstack.server.settings import Settings, parse_size
 from greenstack.server.shedding import Queue, Shedding, TimedProtocol
 from greenstack.server.tracing import add_request_ids
+from greenstack.server.unavailable import Unavailable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -264,14 +265,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.CONFIG_KWARGS = {
             "loop": "uvloop",
-            "http": TimedProtocol if self.settings.shed_delay else AcceptingProtocol,
+            "http": TimedProtocol if self.settings.shed_delay else Protocol,
             "interface": "asgi3",  # Uvicorn would take Probes for ASGI 2, as it is no coroutine function
             "access_log": False,  # ours says more, see log.py
             "server_header": False,
             # s; so often that nginx takes no idle WebSocket for an answer that does not come. 20: Uvicorn's own.
             "ws_ping_interval": min(20.0, self.settings.request_timeout / 2),
-            # Uvicorn refuses the connection that reaches its limit, ours is the number that is served.
-            "limit_concurrency": self.settings.limit_concurrency + 1 if self.settings.limit_concurrency else None,
         }
         super().__init__(*args, **kwargs)
         # From cfg, as Gunicorn's own option may have changed the time after which the arbiter kills.
@@ -329,12 +328,15 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         slot = Slot(self.store, self.slot)
         self.pulse = Pulse(slot, resident_memory)
         time_collector(slot)
-        # What Uvicorn answers above LIMIT_CONCURRENCY, before it asks the application.
-        protocol: Any = httptools_impl
-        protocol.service_unavailable = count_requests(cast("ASGIApp", flow_control.service_unavailable), slot)
+        health_path = self.settings.health_path
+        Protocol.spared = frozenset({*WELL, exposition.PATH, health_path})
+        if limit := self.settings.limit_concurrency:
+            Protocol.limit = limit
+            why = f"LIMIT_CONCURRENCY={limit} requests are under way, more are answered 503; add workers, or raise it"
+            Protocol.unavailable = staticmethod(count_requests(Unavailable(why), slot))
         self.queue = TimedProtocol.queue = Queue(self.settings.shed_delay / 1000)
         if self.settings.shed_delay:
-            app = Shedding(app, self.queue, slot, self.settings.health_path)
+            app = Shedding(app, self.queue, slot, health_path)
         return Exposition(count_requests(app, slot), self._registry)
 
     def _registry(self) -> "CollectorRegistry":
@@ -347,7 +349,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # no types there
         server = Server(self)
         # The bare sockets: uvloop closes them well, Gunicorn's wrappers log an error about it.
         sockets = [listener.sock for listener in self.sockets]
-        AcceptingProtocol.backlog = Backlog(sockets)
+        Protocol.backlog = Backlog(sockets)
         await server.serve(sockets=sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

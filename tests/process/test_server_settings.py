@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from greenstack.server.capacity import worker_count
 from greenstack.server.settings import Settings
+from tests.support.metrics import scrape, total
 
 from .conftest import CONF, ROOT, Gunicorn, environment, free_port, until
 
@@ -245,12 +247,20 @@ def test_max_requests(start: Start) -> None:
 
 
 def test_limit_concurrency(start: Start) -> None:
-    gunicorn = start(LIMIT_CONCURRENCY="1").until_ready()
-    assert gunicorn.get().status_code == 200
-    with closing(socket.socket(socket.AF_UNIX)) as idle:
-        idle.connect(gunicorn.variables["BIND"].removeprefix("unix:"))
-        until(lambda: gunicorn.get().status_code == 503, "one more than the limit is refused")
-    until(lambda: gunicorn.get().status_code == 200, "there is room again")
+    gunicorn = start(LIMIT_CONCURRENCY="2").until_ready()
+    with ExitStack() as idle, ThreadPoolExecutor() as pool:
+        for _ in range(5):
+            connection = idle.enter_context(closing(socket.socket(socket.AF_UNIX)))
+            connection.connect(str(gunicorn.socket))
+        running = [pool.submit(gunicorn.get, "/sleep?5") for _ in range(2)]
+        until(lambda: total(scrape(str(gunicorn.socket), "/metrics"), "http_requests_in_flight") == 2, "two run")
+        refused = [gunicorn.get() for _ in range(3)]
+        assert [(answer.status_code, answer.headers["retry-after"]) for answer in refused] == [(503, "1")] * 3
+        assert gunicorn.get("/readyz").status_code == 200
+        assert [answer.result().status_code for answer in running] == [200, 200]
+        assert gunicorn.get().status_code == 200, "connections that are idle take no place"
+    said = "overload: LIMIT_CONCURRENCY=2 requests are under way, more are answered 503; add workers, or raise it"
+    assert gunicorn.log.count(said) == 1
 
 
 def test_preload_app(start: Start) -> None:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from greenstack.server import shedding
+from greenstack.server import unavailable
 from greenstack.server.metrics.store import Field, Slot, Store
 from greenstack.server.shedding import AHEAD, INTERVAL, START, Queue, Shedding
 
@@ -168,7 +168,7 @@ def test_health_and_websockets_are_never_refused(kind: str, path: str) -> None:
 
 def test_the_log_has_one_line_for_many(caplog: pytest.LogCaptureFixture) -> None:
     app, _ = refusing()
-    with patch.object(shedding._log, "propagate", True):
+    with patch.object(unavailable._log, "propagate", True):
         for _ in range(3):
             first_message(app)
     assert [record.getMessage() for record in caplog.records] == [

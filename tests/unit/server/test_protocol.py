@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
-from greenstack.server import accepting
-from greenstack.server.accepting import Backlog
+from greenstack.server import protocol
+from greenstack.server.protocol import Backlog
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def connect(listener: socket.socket) -> Iterator[Callable[[int], None]]:
 
 
 def taken(backlog: Backlog, now: float) -> int:
-    with patch.object(accepting, "monotonic", lambda: now):
+    with patch.object(protocol, "monotonic", lambda: now):
         connections = list(backlog.take())
     for connection in connections:
         connection.close()

@@ -1,8 +1,11 @@
-"""Accepts connections as they come, however busy a worker is.
+"""Uvicorn's HTTP protocol, for a worker that has hundreds of requests at once.
 
 libuv accepts one connection each time that the event loop turns. With hundreds of requests under way a turn takes tens
 of milliseconds, so that a connection waited for seconds in the kernel, where no clock of ours sees it, while those that
-were open before it were served again and again.
+were open before it were served again and again. Here all that wait are accepted.
+
+Uvicorn's own limit counts connections, too. nginx keeps many that have nothing to do, and each of them would take the
+place of a request. Here the limit counts requests.
 """
 
 import asyncio
@@ -40,10 +43,16 @@ class Backlog:
         self._waiting_since = math.inf
 
 
-class AcceptingProtocol(HttpToolsProtocol):
-    """Uvicorn's, which accepts what else waits in `backlog`."""
+class Protocol(HttpToolsProtocol):
+    """Accepts what else waits in `backlog`; `unavailable` answers where `limit` requests are under way (None: never).
+
+    Requests for the paths of `spared` are served all the same.
+    """
 
     backlog: ClassVar[Backlog]
+    limit: ClassVar[int | None] = None
+    unavailable: ClassVar[Any]
+    spared: ClassVar[frozenset[str | None]]
     _accepting: ClassVar[set[asyncio.Task[Any]]] = set()  # the loop itself holds tasks weakly
     _by_loop = True  # accepted by libuv, and not by us
 
@@ -57,7 +66,12 @@ class AcceptingProtocol(HttpToolsProtocol):
                 self._accepting.add(task)
                 task.add_done_callback(self._accepting.discard)
 
-    def _another(self) -> "AcceptingProtocol":
+    def _another(self) -> "Protocol":
         another = type(self)(self.config, self.server_state, self.app_state, self.loop)
         another._by_loop = False
         return another
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self.limit and len(self.tasks) >= self.limit and cycle.scope["path"] not in self.spared:
+            app = self.unavailable
+        super()._start_asgi_task(cycle, app)

@@ -31,7 +31,7 @@ from loadtest.targets.worker_probe import TICKS, Snapshot
 START = 180.0  # s until a pod runs, its images' download included
 POLL = 0.5  # s between two looks at a pod
 LONGEST = 18000  # s; then the cluster ends pods whose load test was killed. 12 counts in MODE=full may take 4 hours
-END = 60  # s that the pods may take to go
+END = 120  # s that the pods may take to go, on nodes that are busy
 OURS, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("name", "instance", "component"))
 # What a pod has that no other is like: they stay what they are in the copies.
 NOT_COPIED = ("BIND", "FORWARDED_ALLOW_IPS", "IMAGE", "EDGE_IMAGE")
@@ -309,14 +309,20 @@ class KubernetesPods(OwnStacks):
 
     def close(self) -> None:
         """Remove everything that was made."""
-        if self.template:
-            everything = f"--selector={INSTANCE}={self.name}"
-            command = ("delete", "pods,configmaps,secrets", everything)
+        if not self.template:
+            return
+        command = ("delete", "pods,configmaps,secrets", f"--selector={INSTANCE}={self.name}")
+        deadline = time.monotonic() + END
+        while True:
             try:
                 self.cluster.kubectl(*command, "--grace-period=1", f"--timeout={END}s")
-            except CommandError as failure:
-                left = f"kubectl --namespace={self.cluster.namespace} {' '.join(command)}"
-                raise CommandError(*failure.lines, f"what is left goes with: {left}") from None
+            except CommandError as failure:  # the API server may be away for a moment
+                if time.monotonic() >= deadline:
+                    left = f"kubectl --namespace={self.cluster.namespace} {' '.join(command)}"
+                    raise CommandError(*failure.lines, f"what is left goes with: {left}") from None
+                time.sleep(POLL)
+            else:
+                return
 
 
 def container_seconds(clocks: str) -> float:

@@ -114,7 +114,7 @@ def test_an_interrupted_one_leaves_nothing(example: Cluster, image: str) -> None
     assert process.returncode == 130, said
     assert written(said)["state"] == "interrupted"
     until(lambda: serving(example) == before, "what serves is as it was", every=0.5)
-    assert not left(example)
+    assert not left(example), said
 
 
 def serving(cluster: Cluster) -> dict[str, int]:

@@ -76,9 +76,12 @@ class Swarm(Stack):
         return str(self.service("app").get("UpdateStatus", {}).get("State", ""))
 
     def running(self) -> list[str]:
-        """Return the nodes on which the app and nginx run as Swarm sees it, with a line for each of both."""
+        """Return the nodes on which the app and nginx run as Swarm sees it, with a line for each of both.
+
+        None where nobody knows: managers that have lost or found one agree on who leads, for a moment.
+        """
         form = ["--filter", "desired-state=running", "--format", "{{.Node}} {{.CurrentState}}"]
-        lines = self.docker("stack", "ps", *form, self.name).splitlines()
+        lines = run(["docker", "stack", "ps", *form, self.name], self.environ, ROOT, check=False).stdout.splitlines()
         return sorted(line.split()[0] for line in lines if line.split()[1] == "Running")
 
     def containers_of(self, service: str) -> list[str]:
@@ -190,7 +193,8 @@ def test_a_lost_node_comes_back(stack: Swarm, pick: Pick, figure: AddFigure, ver
         subprocess.run(["ip", "-n", "greenstack-lan", "link", "set", "n3", state], check=True)
 
     def state() -> str:
-        return stack.docker("node", "inspect", "--format", "{{.Status.State}}", "node3").strip()
+        command = ["docker", "node", "inspect", "--format", "{{.Status.State}}", "node3"]
+        return run(command, stack.environ, ROOT, check=False).stdout.strip()
 
     with stack.load(*NODES[:2]) as others, stack.load(NODES[2], timeout=5) as lost:
         others.wait_for(100)

@@ -104,9 +104,26 @@ def test_what_cannot_be_removed_is_told(monkeypatch):
         raise CommandError("error: timed out waiting for the condition on pods/x")
 
     monkeypatch.setattr(kubernetes, "_kubectl", hang)
+    monkeypatch.setattr(kubernetes_pods, "END", 0)
     with pytest.raises(CommandError) as caught:
         made.close()
     assert caught.value.lines[-1].startswith("what is left goes with: kubectl --namespace=web delete pods,configmaps")
+
+
+def test_what_could_not_be_removed_is_tried_again(monkeypatch):
+    made = target(monkeypatch, Cluster())
+    answers = iter([CommandError("etcdserver: request timed out"), ""])
+
+    def kubectl(*_, **__):
+        answer = next(answers)
+        if isinstance(answer, CommandError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(kubernetes, "_kubectl", kubectl)
+    made.template = {"spec": {}}
+    made.close()
+    assert next(answers, None) is None
 
 
 def test_settings_go_to_all_and_the_rest_to_the_application(monkeypatch):

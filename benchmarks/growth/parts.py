@@ -32,8 +32,8 @@ METRICS = {
 Sizes = Mapping[str, tuple[int, ...]]
 # The first is what the others are compared with.
 SIZES: Sizes = {
-    "connections": (64, 640, 4000),  # a request under way takes two of the 8,192 that a process of nginx has
-    "websockets": (0, 3500),  # the same, and there is room for the load
+    "connections": (64, 640, 3500),  # a request under way takes two of the 8,192 that a process of nginx has
+    "websockets": (0, 3500),  # the same
     "workers": (1, 2, 4, 8),
     "replicas": (1, 2, 3, 6),
     "bodies": (10**3, 10**5, 10**6, 10**7),

@@ -48,6 +48,8 @@ def patches(notes: str) -> dict[str, str]:
 
 def copy(folder: Path, diffs: Iterable[str]) -> None:
     """Copy the frameworks of this interpreter to `folder` and apply `diffs`; CommandError if one does not fit."""
+    if not shutil.which("patch"):
+        raise CommandError("patch is not installed; on Debian and Ubuntu: apt-get install patch")
     for name in ("fastapi", "starlette", "uvicorn"):
         spec = importlib.util.find_spec(name)
         source = Path(spec.origin if spec and spec.origin else name).parent

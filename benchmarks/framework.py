@@ -52,8 +52,9 @@ def copy(folder: Path, diffs: Iterable[str]) -> None:
         raise CommandError("patch is not installed; on Debian and Ubuntu: apt-get install patch")
     for name in ("fastapi", "starlette", "uvicorn"):
         spec = importlib.util.find_spec(name)
-        source = Path(spec.origin if spec and spec.origin else name).parent
-        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        if not (spec and spec.origin):
+            raise CommandError(f"{name} is not installed in .venv")
+        shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for diff in diffs:
         command = ["patch", "--strip=1", "--fuzz=0", "--no-backup-if-mismatch", f"--directory={folder}"]
         done = subprocess.run(command, check=False, input=diff, capture_output=True, text=True)
@@ -72,8 +73,13 @@ def play(folders: dict[str, Path], order: random.Random) -> dict[str, Measured]:
             processes[name] = stack.enter_context(started)  # it ends when its standard input does
         for _ in range(TURNS):
             for name in order.sample(list(folders), len(folders)):
-                print(file=processes[name].stdin, flush=True)
-                turns[name].append(json.loads(next(processes[name].stdout or iter(()))))
+                line = ""
+                with contextlib.suppress(BrokenPipeError):
+                    print(file=processes[name].stdin, flush=True)
+                    line = next(processes[name].stdout or iter(()), "")
+                if not line:
+                    raise CommandError(f"{name}: it has ended, why is above; app/ must be the example application")
+                turns[name].append(json.loads(line))
     return {
         name: {key: statistics.median(turn[key] for turn in taken) for key in taken[0]} for name, taken in turns.items()
     }

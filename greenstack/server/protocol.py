@@ -18,8 +18,11 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from greenstack.server.metrics.exposition import PATH
+
 # s that a connection may wait for another worker, which may have less to do; what waits for longer is taken as a whole.
 PATIENCE = 0.02
+STALE = 1.0  # s; what waited so long ago has been taken, by another worker
 
 
 class Backlog:
@@ -28,6 +31,7 @@ class Backlog:
     def __init__(self, listeners: Sequence[socket.socket]) -> None:
         self.listeners = listeners
         self._waiting_since = math.inf  # s, monotonic; since when we know that there are some
+        self._taken_at = -math.inf  # s, monotonic; when we last took one
 
     def take(self) -> Iterator[socket.socket]:
         """Accept what else is there, where some have always been there for longer than `PATIENCE`; else one."""
@@ -37,7 +41,8 @@ class Backlog:
                 while True:
                     yield listener.accept()[0]
                     now = monotonic()
-                    self._waiting_since = min(self._waiting_since, now)
+                    self._waiting_since = min(self._waiting_since, now) if now - self._taken_at < STALE else now
+                    self._taken_at = now
                     if now - self._waiting_since <= PATIENCE:
                         return
         self._waiting_since = math.inf
@@ -59,7 +64,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept others as well."""
         super().connection_made(transport)
-        if self._by_loop and not self.app_state.get("draining"):  # a worker that ends takes no more than it must
+        # A worker that ends takes no more than it must. With a certificate of Gunicorn's own a handshake comes first.
+        if self._by_loop and not self.config.ssl and not self.app_state.get("draining"):
             for connection in self.backlog.take():
                 connection.setblocking(False)
                 task = self.loop.create_task(self.loop.connect_accepted_socket(self._another, connection))
@@ -72,6 +78,10 @@ class Protocol(HttpToolsProtocol):
         return another
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if self.limit and len(self.tasks) >= self.limit and cycle.scope["path"] not in self.spared:
+        if self.limit and len(self.tasks) >= self.limit and not self._is_spared(cycle.scope):
             app = self.unavailable
         super()._start_asgi_task(cycle, app)
+
+    def _is_spared(self, scope: Any) -> bool:
+        # A unix socket's peer has no address. Over TCP these two are paths of the application.
+        return scope["path"] in self.spared and not (scope["client"] and scope["path"] in ("/closez", PATH))

@@ -249,7 +249,8 @@ class Settings(BaseModel):
     """Log lines for people, or one JSON object a line"""
 
     limit_concurrency: Whole = _setting("application", 0, ge=0, le=10**6)
-    """Requests under way in a worker, WebSockets included, at which it answers 503 to more; 0: no limit"""
+    """Requests under way in a worker at which it answers 503 to more; open WebSockets and background tasks count, a new
+    WebSocket is never refused; 0: no limit"""
 
     shed_delay: Whole = _setting("application", 0, ge=0, le=60000)
     """Milliseconds that a request may wait for its turn in a worker that is overloaded, 100 say; above it 503 at once,

@@ -108,6 +108,8 @@ class Server(UvicornServer):
             # One after the other: workers that reach a limit together would leave nobody to answer.
             may_leave = not self._others_change() and (over or self._too_large())
             if may_leave and self.worker.scoreboard.leave(self.worker.slot):
+                if not over:
+                    self._say_too_large()
                 return
             due = time.monotonic() + tick
             with contextlib.suppress(TimeoutError):
@@ -136,14 +138,15 @@ class Server(UvicornServer):
             )
 
     def _too_large(self) -> bool:
-        """Tell whether this process has grown above `MAX_WORKER_MEMORY`, and log it."""
-        if self.memory_bound is None or (memory := resident_memory()) <= self.memory_bound:
-            return False
+        """Tell whether this process has grown above `MAX_WORKER_MEMORY`."""
+        return self.memory_bound is not None and resident_memory() > self.memory_bound
+
+    def _say_too_large(self) -> None:
+        bound, memory = self.worker.settings.max_worker_memory, resident_memory() >> 20
         self.worker.log.warning(
-            f"MAX_WORKER_MEMORY={self.worker.settings.max_worker_memory}: this worker has {memory >> 20} MiB and is "
-            f"replaced; it had {self.fresh_memory >> 20} when it started"
+            f"MAX_WORKER_MEMORY={bound}: this worker has {memory} MiB and is replaced; "
+            f"it had {self.fresh_memory >> 20} when it started"
         )
-        return True
 
     async def startup(self, sockets: Any = None) -> None:
         """Run the lifespan's startup, then serve."""

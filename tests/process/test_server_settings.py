@@ -252,7 +252,7 @@ def test_limit_concurrency(start: Start) -> None:
         for _ in range(5):
             connection = idle.enter_context(closing(socket.socket(socket.AF_UNIX)))
             connection.connect(str(gunicorn.socket))
-        running = [pool.submit(gunicorn.get, "/sleep?5") for _ in range(2)]
+        running = [pool.submit(gunicorn.get, "/sleep?15") for _ in range(2)]
         until(lambda: total(scrape(str(gunicorn.socket), "/metrics"), "http_requests_in_flight") == 2, "two run")
         refused = [gunicorn.get() for _ in range(3)]
         assert [(answer.status_code, answer.headers["retry-after"]) for answer in refused] == [(503, "1")] * 3

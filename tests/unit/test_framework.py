@@ -19,6 +19,7 @@ from benchmarks.framework import AS_IT_IS, NOTES, copy, patches, table
 from benchmarks.load import framework
 from greenstack.cli.console import CommandError
 from tests.support.processes import ROOT
+from tests.support.programs import needs
 
 DIFF = """\
 --- a/starlette/__init__.py
@@ -34,17 +35,20 @@ def test_each_patch_is_found_by_its_heading() -> None:
     assert patches(notes) == {"One": "+1\n", "Two": "-3\n+4\n"}
 
 
+@needs("patch")
 def test_a_patch_is_applied_to_a_copy(tmp_path: Path) -> None:
     copy(tmp_path, [DIFF.format(version=importlib.metadata.version("starlette"))])
     assert "patched" in (tmp_path / "starlette/__init__.py").read_text()
     assert (tmp_path / "fastapi/routing.py").is_file()
 
 
+@needs("patch")
 def test_a_patch_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="does not fit"):
         copy(tmp_path, [DIFF.format(version="0")])
 
 
+@needs("patch")
 def test_the_notes_patches_fit_the_versions_they_name(tmp_path: Path) -> None:
     notes = NOTES.read_text()
     named = dict(re.findall(r"\b(FastAPI|Starlette|Uvicorn) (\d+\.\d+\.\d+)", notes))

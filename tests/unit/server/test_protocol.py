@@ -49,6 +49,7 @@ def test_connections_that_wait_for_long_are_accepted(listener: socket.socket, co
     assert [taken(backlog, now) for now in (10, 10.01, 10.021, 10.03)] == [1, 1, 3, 0]
     connect(5)
     assert taken(backlog, 11) == 1, "there were none meanwhile"
+    assert taken(backlog, 60) == 1, "others took what waited then"
 
 
 def test_a_closed_listener_gives_no_connection(listener: socket.socket, connect: Callable[[int], None]) -> None:

@@ -54,15 +54,18 @@ class ComposeStack(OwnStacks):
         self._launch(0)
         self.url = self.urls[0]
 
-    def _launch(self, workers: int) -> None:
+    def _up(self, workers: int) -> tuple[docker.Compose, "subprocess.CompletedProcess[str]"]:
         compose = self.projects[workers] = self._compose(workers)
         containers.prepare(compose, first=True)
         # With all that the application depends on: each stack has a database of its own.
         start = ("--progress", "quiet", "up", "--detach", "--wait", f"--wait-timeout={READY_DEADLINE}")
-        done = compose.run(*start)
+        return compose, compose.run(*start)
+
+    def _launch(self, workers: int) -> None:
+        compose, done = self._up(workers)
         if containers.port_is_taken(done.stderr):  # somebody's outgoing connection has got it meanwhile
-            compose = self.projects[workers] = self._compose(workers)
-            done = compose.run(*start)
+            _down(compose)  # else the app would be replaced, and end after its grace period
+            compose, done = self._up(workers)
         if done.returncode and not containers.get_well(compose, done.stderr):
             raise NotReadyError(*containers.why(compose, done.stderr).lines)
         self.ids[workers] = {

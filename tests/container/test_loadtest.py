@@ -1,6 +1,7 @@
 """`make loadtest` on containers: the experiment as a user starts it."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from greenstack.cli.environment import resolve
 from loadtest.targets import compose_stack
 from loadtest.targets.compose_stack import PROJECT, ComposeStack
 from tests.support.compose import ROOT, bare_environment, docker
+from tests.support.ports import free_port
 
 FILES = {"results.json", "report.html"}
 DEADLINE = 420  # s, of one experiment
@@ -52,6 +54,23 @@ def test_outside_and_inside_look_the_same(built: dict[str, str], monkeypatch: py
         assert getattr(outside, name) == getattr(inside, name)
     assert len(outside.workers) == len(inside.workers) == 2
     assert outside.memory == pytest.approx(inside.memory, rel=0.1)
+
+
+def test_port_that_somebody_has_got_meanwhile_is_replaced(
+    built: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in built.items():
+        monkeypatch.setenv(name, value)
+    target = ComposeStack(resolve("loadtest"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        # One for the build, and one each time that the stack is started.
+        ports = iter([free_port(), taken.getsockname()[1], free_port()])
+        monkeypatch.setattr(compose_stack, "free_port", lambda: next(ports))
+        try:
+            target.prepare()
+            assert str(taken.getsockname()[1]) not in target.url
+        finally:
+            target.close()
 
 
 def measure(images: dict[str, str], **options: str) -> tuple[dict, int, str]:

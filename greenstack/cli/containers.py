@@ -500,7 +500,7 @@ class Containers(rollout.Replicas):
             return True
         proxies = [container.id for container in self.compose.containers("nginx") if container.state == "running"]
         socket = bind.removeprefix("unix:").replace("{hostname}", docker.inspect(name)["Config"]["Hostname"])
-        return all(socket in docker.output("exec", proxy, "cat", NGINX_IN_USE).split() for proxy in proxies)
+        return all(socket in _in_use(proxy) for proxy in proxies)
 
     @override
     def environ(self, name: str) -> Mapping[str, str]:
@@ -533,6 +533,12 @@ class Containers(rollout.Replicas):
     @override
     def log(self, name: str) -> list[str]:
         return docker.last_words(name)
+
+
+def _in_use(nginx: str) -> list[str]:
+    """Return the sockets that an nginx sends requests to; none while it starts, and has no file of them yet."""
+    command = ["docker", "exec", nginx, "cat", NGINX_IN_USE]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
 
 
 def _remove(names: list[str]) -> None:

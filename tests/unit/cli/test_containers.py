@@ -441,6 +441,19 @@ def test_what_lasts_ends_once_the_old_nginx_accepts_no_more(monkeypatch: pytest.
     assert done == [before, "reload", told, reloaded, "end what lasts", reloaded, alone, "up"]
 
 
+def test_an_nginx_that_starts_uses_no_replica_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bound(Fake):
+        def services(self) -> dict[str, Any]:
+            return {"app": {"environment": {"BIND": "unix:/run/app/{hostname}.sock"}}}
+
+    missing = subprocess.CompletedProcess([], 1, "", "cat: /tmp/nginx/in-use: No such file or directory\n")
+    looks = iter([missing, subprocess.CompletedProcess([], 0, "/run/app/abc.sock\n")])
+    monkeypatch.setattr(docker, "inspect", lambda _: {"Config": {"Hostname": "abc"}})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: next(looks))
+    replicas = containers.Containers(cast(Compose, Bound(APP, NGINX)))
+    assert [replicas.listed("x-app-1"), replicas.listed("x-app-1")] == [False, True]
+
+
 def test_compose_asks_no_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal it does, where a volume's options have changed, and would wait for ever."""
     given: list[object] = []

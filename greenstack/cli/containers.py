@@ -23,7 +23,7 @@ from greenstack.cli.wait import wait_until
 
 RESOLVED = 3.0  # s; over TCP nginx asks for the name's addresses every 2 s (nginx/derive.sh)
 OURS = ("check", "app", "nginx", "certbot", "prometheus")  # the services of compose.yaml and of its overlays
-CERTIFICATE_DEADLINE = 10  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
+CERTIFICATE_DEADLINE = 60  # s; from certbot's end to nginx's next look at the folder (nginx/certificate.sh)
 ELSEWHERE = {"app": "IMAGE", "nginx": "EDGE_IMAGE"}  # the variables that name images which are not built here
 BUILDING = "building the images"
 UNCHANGED = "nothing is changed: the old version goes on"
@@ -129,7 +129,8 @@ def await_certificate(compose: Compose) -> None:
     (nginx,), (certbot,) = compose.containers("nginx"), compose.containers("certbot")
 
     def in_use() -> bool:
-        return "certificate.pem" in docker.output("exec", nginx.id, "ls", "/tmp/nginx").split()  # noqa: S108 - its own
+        command = ["docker", "exec", nginx.id, "test", "-e", "/tmp/nginx/certificate.pem"]  # noqa: S108 - its own
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     if fault := docker.output("exec", certbot.id, "cat", "/tmp/tried"):  # noqa: S108 - its own
         say(f"TLS=acme: {fault}")

@@ -15,9 +15,11 @@ from time import monotonic
 import psutil
 
 from greenstack.cli import ROOT, RUN
+from greenstack.cli.lock import write
 from greenstack.cli.wait import wait_until
 
 KILL_DEADLINE = 5  # s; after SIGKILL only the kernel is waited for
+EXEC_DEADLINE = 1  # s; for a moment after exec() the kernel shows no environment
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Daemon:
                 return []
         return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
 
+    def titles(self) -> dict[int, str]:
+        """Return what the processes of its session call themselves, by id; without those that end meanwhile."""
+        titles = {}
+        for process in self.members():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                titles[process.pid] = " ".join(process.cmdline()).strip()
+        return titles
+
     def children(self) -> list[psutil.Process]:
         """Return what it started itself, without what those started."""
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -56,8 +66,12 @@ class Daemon:
         return []
 
     def environ(self) -> dict[str, str]:
-        """Return the environment it was started with."""
-        return psutil.Process(self.pid).environ()
+        """Return the environment it was started with; nothing of one that has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            wait_until(process.environ, EXEC_DEADLINE)
+            return process.environ()
+        return {}
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it still runs."""
@@ -93,7 +107,7 @@ def start(name: str, command: list[str], environ: Mapping[str, str]) -> Daemon:
     # Nobody has waited for it yet, so it is listed even where it has ended already.
     daemon = Daemon(name, child.pid, _started(psutil.Process(child.pid)))
     child.returncode = 0  # else Python warns that nobody waited
-    _pidfile(name).write_text(f"{daemon.pid} {daemon.started}\n")
+    write(_pidfile(name), f"{daemon.pid} {daemon.started}\n")
     return daemon
 
 
@@ -127,7 +141,7 @@ def _read(pidfile: Path) -> Daemon | None:
     try:
         pid, started = pidfile.read_text().split()
         return Daemon(pidfile.stem, int(pid), float(started))
-    except ValueError:
+    except (ValueError, FileNotFoundError):  # another command has just removed it
         return None
 
 

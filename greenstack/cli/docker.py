@@ -19,11 +19,11 @@ from greenstack.server.check import overlays
 from greenstack.server.settings import speaks_tls
 
 FREEZE_ATTEMPTS = 50  # 0.1 s apart; a try fails while the kernel's own freezer is behind
-ANSWER_DEADLINE = 10  # s; an engine on this machine answers in milliseconds
+ANSWER_DEADLINE = 60  # s; an engine on this machine answers in milliseconds, but may be busy
 ONE_OFF = "com.docker.compose.oneoff=True"
 # What Compose reads on top of compose.yaml unless COMPOSE_FILE is set: the first of them that is there.
 OVERRIDES = [f"{name}.override.{end}" for name in ("compose", "docker-compose") for end in ("yml", "yaml")]
-REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
+REGISTRY_DEADLINE = 60  # s until a registry's first word; a refused or unknown host says so in far less
 
 
 def remote() -> str | None:
@@ -49,11 +49,8 @@ def why_none() -> str | None:
 def _why_none() -> str | None:
     if not shutil.which("docker"):
         return "no docker command is installed"
-    try:
-        engine = _run("docker", "version", "--format", "{{.Server.APIVersion}}")
-        compose = _run("docker", "compose", "version")
-    except subprocess.TimeoutExpired:
-        return f"the Docker Engine does not answer within {ANSWER_DEADLINE} s"
+    engine = _run("docker", "version", "--format", "{{.Server.APIVersion}}")
+    compose = _run("docker", "compose", "version")
     if engine.returncode:
         return (engine.stderr.strip().splitlines() or ["it does not answer"])[-1]
     return "docker has no Compose plugin" if compose.returncode else None
@@ -71,7 +68,12 @@ def require() -> None:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_DEADLINE, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_DEADLINE, check=False)
+    except subprocess.TimeoutExpired:  # it is there, so that local processes are not what is meant
+        raise CommandError(
+            f"the Docker Engine does not answer `{' '.join(command[:2])}` within {ANSWER_DEADLINE} s; start it anew"
+        ) from None
 
 
 def output(*arguments: str, stdin: str = "") -> str:
@@ -315,7 +317,13 @@ class Compose:
 
     def containers(self, *services: str) -> list[Container]:
         """Return the containers of `services`, stopped ones too; of all services where none is named."""
-        lines = self.output("ps", "--all", "--format", "json", *services).splitlines()
+        command = ("ps", "--all", "--format", "json", *services)
+        try:
+            lines = self.output(*command).splitlines()
+        except CommandError as failure:
+            if "No such container" not in failure.lines[-1]:
+                raise
+            lines = self.output(*command).splitlines()  # a job's has gone between Compose's list and its look at each
         items = map(json.loads, lines)
         # What somebody runs by hand, or a scheduled job, is no part of the stack: `docker compose run`.
         return [_container(item) for item in items if ONE_OFF not in item["Labels"].split(",")]

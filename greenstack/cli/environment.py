@@ -1,16 +1,17 @@
 """Where each setting comes from: the shell before env/<profile>.local.env before env/<profile>.env."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from greenstack.cli import ROOT, RUN, env_file
 from greenstack.cli.console import REFUSED, CommandError
+from greenstack.cli.lock import write
 from greenstack.server.settings import TLS_DEFAULTS, Settings, speaks_tls
 
 SHELL = "shell"
-_REMEMBERED = RUN / "profile"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ class Environment:
 
     def pass_on(self) -> None:
         """Write the names that the files assign where compose.yaml reads them for the application."""
-        RUN.mkdir(exist_ok=True)
-        (RUN / "passed-on.env").write_text("".join(f"{name}\n" for name in self.written))
+        write(RUN / "passed-on.env", "".join(f"{name}\n" for name in self.written))
 
 
 def profiles(root: Path = ROOT) -> list[str]:
@@ -116,18 +116,23 @@ def resolve(profile: str, shell: Mapping[str, str] | None = None, root: Path = R
 
 def remember(profile: str) -> None:
     """Keep the profile that the stack was brought up with, for the commands that follow."""
-    RUN.mkdir(exist_ok=True)
-    _REMEMBERED.write_text(f"{profile}\n")
+    write(_remembered(), f"{profile}\n")
 
 
 def forget() -> None:
     """Drop what `remember` kept."""
-    _REMEMBERED.unlink(missing_ok=True)
+    _remembered().unlink(missing_ok=True)
 
 
 def current(profile: str) -> str:
     """Return `profile`, or where it is empty the one that the stack was brought up with."""
-    if profile or not _REMEMBERED.is_file():
+    if profile or not _remembered().is_file():
         return profile
-    kept = _REMEMBERED.read_text().strip()
+    kept = _remembered().read_text().strip()
     return kept if kept in profiles() else ""
+
+
+def _remembered() -> Path:
+    """Return the file of the profile: each stack of this folder has its own, as it has its own name."""
+    name = re.sub(r"\W+", "-", os.environ.get("COMPOSE_PROJECT_NAME", ""))
+    return RUN / "-".join(["profile", *filter(None, [name])])

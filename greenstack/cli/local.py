@@ -30,8 +30,8 @@ _FINGERPRINT = RUN / "nginx.fingerprint"  # of the nginx that runs
 FOLLOWER = ROOT / "nginx/follow.sh"
 _FOLLOWED = RUN / "nginx.followed"  # what the scripts that watch for nginx are, and what they watch, since it started
 HOST_ADDRESSES = "127.0.0.1 ::1"  # what TRUSTED_PROXIES=host means without containers
-NGINX_DEADLINE = 10  # s to the first connection
-PROMETHEUS_DEADLINE = 20  # s; it reads and writes what it has measured
+NGINX_DEADLINE = 60  # s to the first connection; it takes 0.3, or on a machine that does much else 5
+PROMETHEUS_DEADLINE = 60  # s; it reads and writes what it has measured
 # Characters that nginx's entrypoint takes in a path, and room for the longest name of a socket below it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-")
 _LONGEST = 107 - len("/sockets/app-00000.sock")
@@ -216,9 +216,17 @@ def _measure(environment: Environment) -> None:
     folder = RUN / "prometheus"
     command = prometheus.command(folder, _metrics_listen(settings), listen, settings.metrics_retention)
     process = daemon.start("prometheus", command, {**environment.values, "PATH": PATH})
-    wait_until(lambda: _answers(listen) or not process.alive, PROMETHEUS_DEADLINE)
+    wait_until(lambda: _measures(listen) or not process.alive, PROMETHEUS_DEADLINE)
     if not process.alive:
         raise CommandError(*daemon.last_words("prometheus"), "Prometheus does not start: its last log lines are above")
+
+
+def _measures(listen: str) -> bool:
+    """Return whether Prometheus is ready: it accepts connections before it has read what it knows."""
+    try:
+        return healthcheck.status(listen, "/-/ready") == 200
+    except OSError:
+        return False
 
 
 def _metrics_listen(settings: Settings) -> str:
@@ -252,8 +260,8 @@ def _render(environ: Mapping[str, str]) -> str:
 
 def _reload_nginx(nginx: Daemon) -> None:
     def workers() -> set[int]:
-        titles = {process.pid: " ".join(process.cmdline()).strip() for process in nginx.members()}
-        return {pid for pid, title in titles.items() if title == "nginx: worker process"}  # not "… is shutting down"
+        # Not "… is shutting down".
+        return {pid for pid, title in nginx.titles().items() if title == "nginx: worker process"}
 
     old = workers()
     nginx.signal(signal.SIGHUP)

@@ -1,7 +1,8 @@
-"""Lets nobody begin beside another process what two would spoil."""
+"""Files that several processes use at once: a lock for what two would spoil, and a file that is replaced whole."""
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,3 +21,11 @@ def alone(path: Path, complaint: str) -> Iterator[None]:
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}; it must be yours to write", status=REFUSED) from None
         yield
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the file `path` in one step, and make its folder: who reads meanwhile gets the old text or the new."""
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(text)
+    new.replace(path)

@@ -139,7 +139,8 @@ def _renew(replicas: Replicas, name: str) -> None:
             )
         return bool(now - before) and not now & before
 
-    if not wait_until(renewed, deadline, POLL):
+    # New ones that cannot start live for half a second, and must be seen meanwhile.
+    if not wait_until(renewed, deadline):
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline:g} s: its log is above")
 
 
@@ -169,11 +170,12 @@ def _await_ready(replicas: Replicas, names: list[str]) -> None:
     # Each is asked every time, so that one that failed is noticed while another still starts.
     deadline = start_timeout(replicas.environ(names[0]))
     if not wait_until(lambda: all(list(map(replicas.ready, names))), deadline, POLL):
-        name = next(name for name in names if not replicas.ready(name))
-        raise CommandError(
-            *replicas.log(name),
-            f"{name} is not ready after START_TIMEOUT={deadline:g} seconds: its log is above",
-        )
+        for name in names:
+            if not replicas.ready(name):
+                raise CommandError(
+                    *replicas.log(name),
+                    f"{name} is not ready after START_TIMEOUT={deadline:g} seconds: its log is above",
+                )
 
 
 def _await_listed(replicas: Replicas, names: list[str]) -> None:

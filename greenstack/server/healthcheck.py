@@ -14,8 +14,8 @@ import time
 TIMEOUT = 4  # s; below the 5 s after which Docker gives up
 
 
-def status(address: str) -> int:
-    """Return the HTTP status of `GET /readyz` at `address` (`host:port` or `unix:/path`); OSError if none."""
+def status(address: str, path: str = "/readyz") -> int:
+    """Return the HTTP status of `GET path` at `address` (`host:port` or `unix:/path`); OSError if none."""
     if address.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT)
@@ -26,7 +26,7 @@ def status(address: str) -> int:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
         connection = socket.create_connection((host, int(port)), TIMEOUT)
     with connection:
-        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         line = connection.recv(64).split(b" ")
     return int(line[1]) if len(line) > 1 else 0
 

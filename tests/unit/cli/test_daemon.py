@@ -46,6 +46,15 @@ def test_a_process_is_found_again_by_its_pidfile(run: Path) -> None:
     assert daemon.running("nginx") == []
 
 
+def test_what_ends_meanwhile_has_no_title(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = start("app-1", SLEEP)
+    with subprocess.Popen(["sleep", "0"]) as child:
+        ended = psutil.Process(child.pid)
+    monkeypatch.setattr(Daemon, "members", lambda _: [ended, psutil.Process(process.pid)])
+    assert process.titles() == {process.pid: " ".join(SLEEP)}
+    assert Daemon("app-2", ended.pid, 0.0).environ() == {}
+
+
 def test_stopping_ends_its_children_too(run: Path) -> None:
     process = start("app-1", PARENT)
     members = process.members()

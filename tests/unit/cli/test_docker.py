@@ -1,11 +1,13 @@
 """Which engine the commands act on, and what is said where another machine's does not answer."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from greenstack.cli import docker
 from greenstack.cli.console import CommandError
+from greenstack.cli.environment import Environment
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,24 @@ def test_no_local_processes_in_the_place_of_a_context_that_is_not(
     monkeypatch.setenv("DOCKER_CONTEXT", "shpo")
     with pytest.raises(CommandError, match="shpo: no Docker Engine there: context not found"):
         docker.why_none()
+
+
+def test_an_engine_that_is_busy_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(docker, "ANSWER_DEADLINE", 0.2)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
+    with pytest.raises(CommandError, match=r"the Docker Engine does not answer `docker version` within 0\.2 s"):
+        docker.why_none()
+
+
+def test_a_container_may_go_while_others_are_listed(tmp_path: Path) -> None:
+    row = {"ID": "2", "Name": "x", "Service": "app", "State": "running", "Health": "", "ExitCode": 0, "Labels": ""}
+    (tmp_path / "rows").write_text(json.dumps(row))
+    (tmp_path / "docker").write_text(
+        f"#!/bin/sh\ncd {tmp_path}\nmkdir asked 2>/dev/null || exec cat rows\necho 'No such container: 1' >&2; exit 1\n"
+    )
+    compose = docker.Compose(Environment("", (), {}, {}, {}, []), {})
+    assert [container.id for container in compose.containers()] == ["2"]
 
 
 def test_nothing_is_sent_to_ones_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,11 +65,13 @@ def test_an_unreadable_file_is_refused_in_one_line(root: Path) -> None:
 
 def test_the_profile_of_up_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "RUN", tmp_path / ".run")
-    monkeypatch.setattr(environment, "_REMEMBERED", tmp_path / ".run/profile")
     assert environment.current("") == ""
     environment.remember("prod")
     assert environment.current("") == "prod"
     assert environment.current("dev") == "dev"
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "other")
+    assert environment.current("") == "", "another stack of this folder has its own"
+    monkeypatch.delenv("COMPOSE_PROJECT_NAME")
     environment.forget()
     assert environment.current("") == ""
 

@@ -151,7 +151,7 @@ def test_a_reload_waits_for_every_replicas_new_workers(monkeypatch: pytest.Monke
 def test_a_reload_waits_the_graceful_timeout_too(monkeypatch: pytest.MonkeyPatch, given: str, seconds: int) -> None:
     replicas, waited = Fake("old1"), list[float]()
     replicas.graceful_timeout = given
-    monkeypatch.setattr(rollout, "wait_until", lambda _, seconds, pause: not waited.append(seconds))
+    monkeypatch.setattr(rollout, "wait_until", lambda _, seconds, *pause: not waited.append(seconds))
     rollout.reload(replicas)
     assert waited == [0.1 + seconds]
 

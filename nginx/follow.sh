@@ -107,6 +107,7 @@ leave() { # nginx listens no more: it goes on with what runs, and WebSockets and
 LOOKS=-1 IN_USE=unknown LEAVING=''
 set +e # a failed command must not end the watch
 follow # once before nginx listens, so that restarting it beside a running app answers no 503
+[ -n "$IN_USE" ] || follow # or twice: one that is busy may need more than its second
 # $$ is this script's process, which becomes nginx. Without an app somebody is waiting for one.
 while kill -0 $$ 2>/dev/null; do
     if [ -n "$IN_USE" ]; then sleep 1; else sleep 0.2; fi

@@ -155,7 +155,8 @@ def test_an_app_without_a_readyz_of_its_own_is_used(server: Nginx) -> None:
 def test_requests_are_shared_out_evenly(server: Nginx) -> None:
     for name in "abc":
         server.app(name)
-    server.start()
+    server.start(KEEP_ALIVE="0")  # as in the test below
+    until(uses(server, "a", "b", "c"), "all are used", SOON)
     apps = [server.seen("/")["app"] for _ in range(60)]
     assert {apps.count(app.address) for app in server.apps} == {20}
 
@@ -163,7 +164,7 @@ def test_requests_are_shared_out_evenly(server: Nginx) -> None:
 def test_a_cookie_binds_a_client_to_an_app(server: Nginx) -> None:
     server.app("a")
     server.app("b")
-    server.start(STICKY="cookie")
+    server.start(STICKY="cookie", KEEP_ALIVE="0")  # a kept connection leads to the app that its slot had before
     until(uses(server, "a", "b"), "both are used", START)
 
     def apps(cookies: list[str]) -> list[str]:
@@ -201,8 +202,7 @@ def test_of_more_apps_than_slots_the_newest_are_used(server: Nginx) -> None:
             old.enter_context(Odd(server.sockets / f"a{number:02}.sock", times=9))
         server.app("z")
         server.start(expect=None)
-        assert len(server.in_use) == 12
-        assert "z" in server.in_use
+        until(lambda: len(server.in_use) == 12 and "z" in server.in_use, "12 are used, the newest too", SOON)
         # Whoever is asked first, of the 12 tries that a GET has one reaches it.
         assert {server.get("/").status for _ in range(12)} == {200}
         server.app("y")
@@ -291,6 +291,7 @@ def test_what_broke_is_repeated_elsewhere_if_that_is_safe(server: Nginx) -> None
     with Odd(server.sockets / "bad.sock", times=1) as bad:
         server.app("good")
         server.start(expect=None)
+        until(uses(server, "bad", "good"), "both are used", SOON)
         assert {server.get("/").status for _ in range(12)} == {200}
         assert bad.requests, "some were tried there first"
         bad.requests.clear()

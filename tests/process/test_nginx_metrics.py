@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.chaos.load import ask
 from tests.process.nginx_helpers import START, Nginx, needs_nginx, nginx
 from tests.support.metrics import Series, fallen, scrape, total
+from tests.support.ports import free_port
 from tests.support.wait import until
 
 pytestmark = needs_nginx
@@ -112,8 +112,7 @@ def test_each_replica_can_be_asked(server: Nginx) -> None:
 
 
 def test_scrapes_are_not_limited(server: Nginx) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server.app()
     settings = {"NGINX_METRICS_LISTEN": f"127.0.0.1:{port}", "RATE_LIMIT": "1", "CONNECTION_LIMIT": "1"}
     server.start(expect=None, **settings)
@@ -132,8 +131,7 @@ def test_metrics_stay_inside(server: Nginx) -> None:
 
 
 def test_over_tcp_nothing_piles_up(server: Nginx) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server.start(expect=503, BIND=f"0.0.0.0:{port}", APP_HOST="127.0.0.1")
-    assert total(told(server), "nginx_connections_active") == 1
+    until(lambda: total(told(server), "nginx_connections_active") == 1, "there is the scrape's own alone", START)
     assert not list((server.run / "answered").iterdir()), "nobody would count the marks"

@@ -1,5 +1,6 @@
 """HTTPS at nginx, with a certificate that one has: TLS=files."""
 
+import contextlib
 import json
 import os
 import socket
@@ -43,6 +44,12 @@ class Edge:
 
     def shown(self, name: str = NAME, *alpn: str) -> tuple[bytes, str | None]:
         return shown(self.address, self.pem, name, alpn)
+
+    def shows_another(self, first: bytes) -> bool:
+        """Return whether another is in use. nginx 1.22 reads the chain, and then the key, for each client."""
+        with contextlib.suppress(ssl.SSLError):  # between the two they were replaced
+            return self.shown()[0] != first
+        return False
 
     def said(self, words: str) -> list[str]:
         return [line for line in self.server.errors.splitlines() if words in line]
@@ -141,7 +148,7 @@ def test_new_certificate_is_used_without_reload(own: Edge) -> None:
     own.start()
     first, workers = own.shown()[0], own.server.workers()
     AUTHORITY.issue(own.folder, NAME, days=2)
-    until(lambda: own.shown()[0] != first, "the new certificate is shown")
+    until(lambda: own.shows_another(first), "the new certificate is shown")
     assert own.server.workers() == workers
     until(lambda: len(own.said("is in use")) == 2, "it is said")
 
@@ -172,7 +179,7 @@ def test_new_certificate_with_an_old_time_is_seen(own: Edge) -> None:
     AUTHORITY.issue(own.folder, NAME, days=2)
     for file in ("fullchain.pem", "privkey.pem"):  # as a copy that keeps times
         subprocess.run(["touch", "--date=2020-01-01", str(own.folder / file)], check=True)
-    until(lambda: own.shown()[0] != first, "the new certificate is shown")
+    until(lambda: own.shows_another(first), "the new certificate is shown")
 
 
 def corrupt(folder: Path) -> None:
@@ -222,7 +229,7 @@ def test_bad_certificate_never_reaches_nginx(own: Edge, harm: Callable[[Path], o
     assert line.endswith("; the one before serves on")
     assert own.shown()[0] == first
     AUTHORITY.issue(own.folder, NAME)
-    until(lambda: own.shown()[0] != first, "the next good one is shown")
+    until(lambda: own.shows_another(first), "the next good one is shown")
     assert len(own.said("cannot be used")) == 1, "said once, however often it was looked at"
 
 
@@ -260,7 +267,7 @@ def test_new_name_takes_https_from_no_other(own: Edge) -> None:
     until(lambda: own.said("cannot be used"), "one that lacks a name takes the place of none")
     assert own.shown()[0] == first
     AUTHORITY.issue(live, NAME, "new.test")
-    until(lambda: own.shown()[0] != first, "the one for both is shown")
+    until(lambda: own.shows_another(first), "the one for both is shown")
     assert own.get(name="new.test").status_code == 200
 
 

@@ -16,7 +16,7 @@ REQUESTS = 1000  # 2 s of work; by the loop alone the last connection is accepte
 
 
 def test_every_connection_is_served(start: Callable[..., Gunicorn]) -> None:
-    gunicorn = start().until_ready()
+    gunicorn = start(KEEP_ALIVE="60", GRACEFUL_TIMEOUT="120").until_ready()
     answered: Counter[int] = Counter()
     numbers = count()
 
@@ -39,7 +39,7 @@ def test_every_connection_is_served_over_gunicorns_tls(start: Callable[..., Guni
     authority, port = Authority(), free_port()
     authority.issue(tmp_path, NAME)
     files = f"--certfile {tmp_path / 'fullchain.pem'} --keyfile {tmp_path / 'privkey.pem'}"
-    gunicorn = start(BIND=f"127.0.0.1:{port}", GUNICORN_CMD_ARGS=files)
+    gunicorn = start(BIND=f"127.0.0.1:{port}", GUNICORN_CMD_ARGS=files, KEEP_ALIVE="60", GRACEFUL_TIMEOUT="120")
     until(lambda: "Application startup complete" in gunicorn.log, "it serves")
     trust = ssl.create_default_context(cadata=authority.pem.decode())
 

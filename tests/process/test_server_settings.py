@@ -131,7 +131,7 @@ def test_ipv6(start: Start) -> None:
 def test_log_level(start: Start) -> None:
     debug, warning = start(LOG_LEVEL="debug"), start(LOG_LEVEL="warning", ACCESS_LOG="-")
     debug.until_logged("Arbiter booted")
-    until(lambda: Path(warning.variables["BIND"].removeprefix("unix:")).exists(), "it listens")
+    until(warning.answers, "it answers")
     assert warning.get().status_code == 200
     warning.until_logged(r'"GET / HTTP/1.1" 200')
     assert len(warning.log.splitlines()) == 1, "the access log alone, which has no level"
@@ -144,7 +144,7 @@ def test_log_files(start: Start, project: Path) -> None:
     silent = start(ACCESS_LOG="", ERROR_LOG="")
     streams.until_ready()
     for gunicorn in (files, streams, silent):
-        until(lambda gunicorn=gunicorn: Path(gunicorn.variables["BIND"].removeprefix("unix:")).exists(), "it listens")
+        until(gunicorn.answers, "it answers")
         assert gunicorn.get().status_code == 200
     line = r'"GET / HTTP/1\.1" 200 \d+B [\d.]+ms'
     streams.until_logged(line)

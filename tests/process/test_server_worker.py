@@ -114,7 +114,7 @@ def test_a_killed_worker_is_replaced(start: Start) -> None:
     os.kill(gunicorn.workers()[0], signal.SIGKILL)
     begun = time.monotonic()
     gunicorn.until_logged("Booting worker", 3)
-    assert time.monotonic() - begun < 3, "at once; how long the application takes to start is its affair"
+    assert time.monotonic() - begun < 10, "at once; how long the application takes to start is its affair"
     gunicorn.until_ready(3)
     assert len(gunicorn.workers()) == 2
 

@@ -78,7 +78,9 @@ class Process:
     def children(self) -> list[int]:
         """Return the pids of its living child processes, oldest first."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return sorted(child.pid for child in psutil.Process(self.pid).children() if alive(child.pid))
+            # Their ids begin anew at some time.
+            children = sorted(psutil.Process(self.pid).children(), key=lambda child: (child.create_time(), child.pid))
+            return [child.pid for child in children if alive(child.pid)]
         return []
 
     def running(self) -> bool:

@@ -45,7 +45,9 @@ def main() -> None:
     sharers = Counter(mapping for mapped in pages.values() for mapping in mapped)
     processes = []
     for pid, mapped in pages.items():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/cmdline") as cmdline:
+        # One that is just ending has no memory any more: KeyError.
+        ended = contextlib.suppress(FileNotFoundError, ProcessLookupError, KeyError)
+        with ended, open(f"/proc/{pid}/cmdline") as cmdline:
             rollup = fields(pid, "smaps_rollup")
             unshared = sum(int(rollup[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
             shared = sum(amount / sharers[mapping] for mapping, amount in mapped.items())

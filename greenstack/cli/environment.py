@@ -126,9 +126,12 @@ def forget() -> None:
 
 def current(profile: str) -> str:
     """Return `profile`, or where it is empty the one that the stack was brought up with."""
-    if profile or not _remembered().is_file():
+    if profile:
         return profile
-    kept = _remembered().read_text().strip()
+    try:
+        kept = _remembered().read_text().strip()
+    except FileNotFoundError:
+        return ""
     return kept if kept in profiles() else ""
 
 

@@ -52,14 +52,16 @@ def stack() -> Iterator[Stack]:
         yield stack
 
 
-def overload(stack: Stack, route: str, clients: tuple[str, ...], requests: int, times: float = 5) -> Result:
+def overload(
+    stack: Stack, route: str, clients: tuple[str, ...], requests: int, *, times: float = 5, connections: int = 3_000
+) -> Result:
     """Offer `times` what `route` can serve, and return what became of it. Latencies have the time of the work, too."""
 
     def make(_: int) -> Request:
         return Request("GET", f"{route}?seconds={WORK}")
 
     rate = times * CAPACITY
-    with Load(stack.address, rate=rate, connections=3_000, timeout=PATIENCE, make=make, sources=clients) as load:
+    with Load(stack.address, rate=rate, connections=connections, timeout=PATIENCE, make=make, sources=clients) as load:
         load.wait_for(requests)
     return load.result
 
@@ -101,7 +103,11 @@ def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: A
     with running(**settings) as stack:
         ready = time.monotonic()
         until(lambda: time.monotonic() > ready + START, "the workers have not just started")
-        result = overload(stack, route, CLIENTS, int(pick(5, 30) * times * CAPACITY), times)
+        # Without a bound 600 connections wait for 6 s. The client itself takes long with more of them at once.
+        connections = pick(600, 3_000)
+        result = overload(
+            stack, route, CLIENTS, int(pick(5, 30) * times * CAPACITY), times=times, connections=connections
+        )
         end = time.monotonic()
         until(lambda: quick(stack), "everything is normal again", pick(60, 2))
         normal = time.monotonic() - end
@@ -110,14 +116,16 @@ def test_who_is_served_is_served_in_time(running: Running, pick: Pick, figure: A
     served = len(moments) / (max(moments) - min(moments)) / CAPACITY
     counts = Counter(status for _, status in result.counts.elements())
     longest = pick(3.0, 1.5)  # without a bound it is 5 s and more
-    # Beside other tests one Python process does not send 2,000 requests a second in time. That delay is its own.
-    late = result.percentile(0.99, pick(result.waited, result.latencies))
+    # Beside other tests one Python process does not send 2,000 requests a second in time. That delay is its own. And
+    # of a short run one request in a hundred are those that wait while the machine stands still.
+    share = pick(0.9, 0.99)
+    late = result.percentile(share, pick(result.waited, result.latencies))
     figure(
         Figure(
             case,
             f"{result.total:,} requests",
             f"{served:.2f} of the capacity served; normal after {normal:.1f} s",
-            f"p99 {1000 * longest:.0f} ms",
+            f"p{100 * share:.0f} {1000 * longest:.0f} ms",
             latencies(result),
             set(counts) == {"200", "503"} and late <= longest,
         ),

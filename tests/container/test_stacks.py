@@ -26,7 +26,7 @@ def make() -> Iterator[Any]:
 
 def test_two_stacks_are_measured_side_by_side(make: Any) -> None:
     figures: dict[str, set[str]] = {stack.name: set() for stack in STACKS}
-    for row in speed.rows(STACKS, make, speed.Plan(rounds=1, rest=1, starts=1)):
+    for row in speed.rows(STACKS, make, speed.Plan(rounds=1, seconds=3, rest=1, starts=1)):
         figures[row.contestant] |= {name for name, value in row.figures.items() if value > 0}
     for name, measured in figures.items():
         assert measured >= speed.METRICS.keys() - {"idle"}, name  # 0 % of a core is a figure, too

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,12 +20,17 @@ from greenstack.server.settings import parse_duration
 
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
+PATIENCE = 30  # s that a manager may give no answer: a leader is being elected, or a connection breaks
 # Tasks of a new service that fail before it is given up: a network that a node does not know yet makes one fail, too.
 FAILURES = 3
 # What a task is before its program runs.
 WAITING = ("New", "Allocated", "Pending", "Assigned", "Accepted", "Preparing", "Ready", "Starting")
 UNCHANGED = "the app and nginx are not changed"
 STACK = "com.docker.stack.namespace"  # the label of what `docker stack deploy` makes
+
+
+class SilenceError(CommandError):
+    """The Swarm does not say what it does."""
 
 
 def derived(environment: Environment) -> StackFile:
@@ -72,7 +78,11 @@ def deploy(environment: Environment) -> None:
         _prepare(stack, file, command, int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN)
     # At the longest a node starts, and stops, as slowly as it may.
     longest = int(environment.value("START_TIMEOUT")) + parse_duration(environment.value("STOP_GRACE_PERIOD"))
-    _update(stack, file, nodes * longest)
+    try:
+        _update(stack, file, nodes * longest)
+    except SilenceError as silence:
+        outcome = "an update that has begun goes on by itself"
+        raise CommandError(*silence.lines, f"{outcome}: docker stack ps {file.name}") from silence
 
 
 def _update(stack: "Stack", file: StackFile, seconds: float) -> None:
@@ -95,7 +105,7 @@ def _update(stack: "Stack", file: StackFile, seconds: float) -> None:
     try:
         _follow(replace(stack, only=names.keys()), known, seconds)
     except CommandError as failure:
-        if not _differs(before.get(app), after[app]):
+        if isinstance(failure, SilenceError) or not _differs(before.get(app), after[app]):
             raise
         raise CommandError(*failure.lines, f"the app stays new: docker service rollback {app}") from failure
     if gone := before.keys() - names:
@@ -128,6 +138,7 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
     job = stack_file.running_once(file.content, shlex.split(command))
     _apply(StackFile(stack.name, job), job["services"])
     said = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}"
+    silent = False
     try:
         if not wait_until(lambda: stack.begun(name), seconds, POLL):
             reasons = [_error(task) for task in stack.tasks() if _service(task) == name and _error(task)]
@@ -137,8 +148,13 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
         task = stack.ended(name)[0]
         for line in docker.service_log(task["ID"]):
             say(line)
+    except SilenceError as silence:
+        silent = True
+        outcome = f"PRE_DEPLOY goes on by itself, make swarm again once it has ended: docker service logs {name}"
+        raise CommandError(*silence.lines, outcome) from silence
     finally:
-        docker.output("service", "rm", name)
+        if not silent:  # else it may be half-way
+            docker.output("service", "rm", name)
     if _failed(task):
         raise CommandError(f"{said}: {_error(task)}: its output is above", UNCHANGED)
 
@@ -150,8 +166,20 @@ def _nodes() -> int:
             "this engine is no manager of a Swarm: docker swarm init makes it one, DOCKER_HOST=ssh://… names one",
             status=REFUSED,
         )
-    lines = docker.output("node", "ls", "--format", "{{.Status}} {{.Availability}}").splitlines()
+    lines = _ask("node", "ls", "--format", "{{.Status}} {{.Availability}}").splitlines()
     return lines.count("Ready Active")
+
+
+def _ask(*arguments: str) -> str:
+    """Return what a look of `docker` prints, asked until it answers; SilenceError where it does not for `PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return docker.output(*arguments)
+        except CommandError as failure:
+            if time.monotonic() >= deadline:
+                raise SilenceError(*failure.lines) from failure
+        time.sleep(POLL)
 
 
 def _get(variable: str, image: str, nodes: int, service: str) -> None:
@@ -190,8 +218,8 @@ class Stack:
 
     def services(self) -> dict[str, Any]:
         """Return all that Swarm knows about each service, by its name; none where there is no such stack."""
-        listed = docker.output("service", "ls", "--quiet", "--filter", f"label={STACK}={self.name}").split()
-        found = json.loads(docker.output("service", "inspect", *listed)) if listed else []
+        listed = _ask("service", "ls", "--quiet", "--filter", f"label={STACK}={self.name}").split()
+        found = json.loads(_ask("service", "inspect", *listed)) if listed else []
         return {each["Spec"]["Name"]: each for each in found if self._counts(each["Spec"]["Name"])}
 
     def _counts(self, service: str) -> bool:
@@ -200,7 +228,7 @@ class Stack:
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return for each service that is no job how many tasks run, and how many are to run."""
         form = ["--filter", f"label={STACK}={self.name}", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}"]
-        lines = docker.output("service", "ls", *form).splitlines()
+        lines = _ask("service", "ls", *form).splitlines()
         found = [re.match(r"(\S+) (global|replicated) (\d+)/(\d+)", line) for line in lines]
         # A service of each node has no task yet in its first moment.
         least = {"global": 1, "replicated": 0}
@@ -214,7 +242,7 @@ class Stack:
         """Return a row of `docker service ps` for each task, newest first: ID, Node, CurrentState, Error and others."""
         if not (names := list(self.services())):
             return []
-        lines = docker.output("service", "ps", "--no-trunc", "--format", "json", *names).splitlines()
+        lines = _ask("service", "ps", "--no-trunc", "--format", "json", *names).splitlines()
         return [json.loads(line) for line in lines]
 
     def begun(self, service: str) -> bool:
@@ -230,7 +258,10 @@ class Stack:
         """Return whether a task runs, or is to run, that is not as its service says now."""
         ids = [task["ID"] for task in self.tasks() if task["DesiredState"] in ("Running", "Ready")]
         specs = {each["ID"]: _said(each["Spec"]["TaskTemplate"]) for each in services.values()}
-        tasks = json.loads(docker.output("inspect", "--type", "task", *ids)) if ids else []
+        try:
+            tasks = json.loads(docker.output("inspect", "--type", "task", *ids)) if ids else []
+        except CommandError:  # one has gone meanwhile: the next look tells
+            return True
         return any(_said(task["Spec"]) != specs.get(task["ServiceID"]) for task in tasks)
 
 

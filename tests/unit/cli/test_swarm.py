@@ -1,6 +1,7 @@
 """What is refused before a Swarm is asked, and what is said of a stack that does not come up."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -133,11 +134,67 @@ def test_a_job_that_no_node_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert asked[-1] == "service rm shop_prepare", "it must not run later"
 
 
+class Silent:
+    """Answers each look but those that begin like `unanswered`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, unanswered: str) -> None:
+        self.unanswered = unanswered
+        self.asked: list[str] = []
+        monkeypatch.setattr(docker, "output", self)
+
+    def __call__(self, *arguments: str, stdin: str = "") -> str:
+        self.asked.append(" ".join(arguments[:2]))
+        if self.asked[-1].startswith(self.unanswered):
+            raise CommandError("rpc error: DeadlineExceeded")
+        return "[]" if "inspect" in arguments else ""
+
+
+def test_a_manager_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Silent(monkeypatch, "service ls")
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(engine, "unanswered", "none"))
+    assert Stack("shop").counts() == {}
+    assert engine.asked == ["service ls", "service ls"]
+
+
+def test_a_job_out_of_sight_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Silent(monkeypatch, "service ps")
+    monkeypatch.setattr(swarm, "PATIENCE", 0)
+    monkeypatch.setattr(Stack, "services", lambda _: {} if "stack deploy" not in engine.asked else {"shop_prepare": {}})
+    with pytest.raises(CommandError) as failure:
+        swarm._prepare(Stack("shop"), FILE, "true", 1)
+    assert failure.value.lines[0] == "rpc error: DeadlineExceeded"
+    assert failure.value.lines[1].startswith("PRE_DEPLOY goes on by itself")
+    assert failure.value.lines[1].endswith(": docker service logs shop_prepare")
+    assert engine.asked == ["stack deploy", "service ps"]
+
+
+def test_a_task_that_goes_meanwhile_is_outdated(monkeypatch: pytest.MonkeyPatch) -> None:
+    Silent(monkeypatch, "inspect")
+    monkeypatch.setattr(Stack, "tasks", lambda _: [{"ID": "t", "DesiredState": "Running"}])
+    assert Stack("shop").outdated({})
+
+
+@pytest.mark.parametrize("silent", ["shop_app", "shop_nginx"])
+def test_an_update_out_of_sight_goes_on(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
+    Engine(monkeypatch, failing=silent, error=swarm.SilenceError)
+    monkeypatch.setattr(swarm, "derived", lambda _: FILE)
+    monkeypatch.setattr(docker, "require", lambda: None)
+    for name in ("_nodes", "_get", "_try_out"):
+        monkeypatch.setattr(swarm, name, lambda *_: 1)
+    with pytest.raises(CommandError) as failure:
+        swarm.deploy(environment(**IMAGES))
+    expected = (f"{silent} failed", "an update that has begun goes on by itself: docker stack ps shop")
+    assert failure.value.lines == expected
+
+
 class Engine:
     """Takes what is deployed, and follows it in vain where `failing` is."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, failing: str = "", error: type[CommandError] = CommandError
+    ) -> None:
         self.failing = failing
+        self.error = error
         self.done: list[str] = []
         self.specs = dict.fromkeys(("shop_app", "shop_nginx", "shop_old"), "before")
         monkeypatch.setattr(docker, "output", self)
@@ -156,7 +213,7 @@ class Engine:
     def follow(self, stack: Stack, *_: object) -> None:
         watched = [name for name in sorted(stack.only or ()) if self.specs[name] == "after"]
         if self.failing in watched:
-            raise CommandError(f"{self.failing} failed")
+            raise self.error(f"{self.failing} failed")
 
 
 def test_nginx_is_updated_after_the_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,14 +160,15 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
 
 
 def _nodes() -> int:
-    """Return how many nodes take tasks; CommandError where the engine is no manager of a Swarm."""
+    """Return how many nodes take tasks, at least 1; CommandError where the engine is no manager of a Swarm."""
     if docker.output("info", "--format", "{{.Swarm.ControlAvailable}}").strip() != "true":
         raise CommandError(
             "this engine is no manager of a Swarm: docker swarm init makes it one, DOCKER_HOST=ssh://… names one",
             status=REFUSED,
         )
     lines = _ask("node", "ls", "--format", "{{.Status}} {{.Availability}}").splitlines()
-    return lines.count("Ready Active")
+    # A new leader calls a node `Unknown` until it has heard from it.
+    return max(1, sum(line.endswith(" Active") and not line.startswith("Down ") for line in lines))
 
 
 def _ask(*arguments: str) -> str:

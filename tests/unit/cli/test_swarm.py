@@ -49,6 +49,19 @@ def test_an_engine_outside_a_swarm_is_refused(monkeypatch: pytest.MonkeyPatch) -
         swarm._nodes()
 
 
+@pytest.mark.parametrize(
+    ("listed", "count"),
+    [
+        (["Ready Active", "Ready Active", "Ready Drain"], 2),
+        (["Unknown Active", "Unknown Active", "Down Active"], 2),
+        (["Ready Drain", "Ready Pause"], 1),
+    ],
+)
+def test_nodes_of_a_new_leader_are_counted(monkeypatch: pytest.MonkeyPatch, listed: list[str], count: int) -> None:
+    monkeypatch.setattr(docker, "output", lambda *asked: "true" if asked[0] == "info" else "\n".join(listed))
+    assert swarm._nodes() == count
+
+
 @pytest.mark.parametrize(("nodes", "here"), [(1, False), (3, True)])
 def test_an_image_that_nodes_cannot_pull_is_refused(monkeypatch: pytest.MonkeyPatch, nodes: int, here: bool) -> None:
     monkeypatch.setattr(docker, "pull", lambda name: "no such host")

@@ -21,6 +21,7 @@ from greenstack.server.settings import parse_duration
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
 PATIENCE = 30  # s that a manager may give no answer: a leader is being elected, or a connection breaks
+STOP_GRACE_PERIOD = 10_000_000_000  # ns; Swarm's own for a service that names none
 # Tasks of a new service that fail before it is given up: a network that a node does not know yet makes one fail, too.
 FAILURES = 3
 # What a task is before its program runs.
@@ -267,8 +268,14 @@ class Stack:
 
 
 def _said(spec: dict[str, Any]) -> dict[str, Any]:
-    # A task leaves out what is empty, as the service has it: DNSConfig.
-    return {key: value for key, value in spec["ContainerSpec"].items() if value}
+    """Return what makes Swarm replace a task, in the same words for a task and for its service.
+
+    `docker service inspect` puts in what a task leaves out: the usual time to stop, and empty DNSConfig and Resources.
+    A new placement (constraints) does not replace a task that may stay where it is.
+    """
+    container = {key: value for key, value in spec["ContainerSpec"].items() if value}
+    resources = {key: value for key, value in (spec.get("Resources") or {}).items() if value}
+    return {"StopGracePeriod": STOP_GRACE_PERIOD, **container, "Resources": resources}
 
 
 def _follow(stack: Stack, known: set[str], seconds: float) -> None:
@@ -289,7 +296,14 @@ def _follow(stack: Stack, known: set[str], seconds: float) -> None:
         short = any(running < wanted for running, wanted in stack.counts().values())
         return not busy and not short and not stack.outdated(services)
 
-    if not wait_until(settled, seconds, POLL):
+    def stays() -> bool:
+        # In its first moment an update that changes limits or ports is not told yet: all looks as if it were done.
+        if not settled():
+            return False
+        time.sleep(POLL)
+        return settled()
+
+    if not wait_until(stays, seconds, POLL):
         short = [name for name, (running, wanted) in stack.counts().items() if running < wanted] or [stack.name]
         raise _failure(stack, known, short[0], f"not all of it runs after {seconds:g} s: docker stack ps {stack.name}")
 

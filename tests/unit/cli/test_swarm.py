@@ -147,6 +147,55 @@ def test_a_job_that_no_node_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert asked[-1] == "service rm shop_prepare", "it must not run later"
 
 
+def test_an_update_that_has_not_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    states = iter(["", "updating", "completed", "completed"])
+    services: dict[str, dict[str, dict[str, str]]] = {"shop_app": {"PreviousSpec": {}}}
+
+    def look(_: Stack) -> dict[str, Any]:
+        services["shop_app"]["UpdateStatus"] = {"State": next(states)}
+        return dict(services)
+
+    monkeypatch.setattr(Said, "services", look)
+    swarm._follow(Said("", []), set(), 30)
+    assert next(states, None) is None
+
+
+LIMITS = {"Limits": {"MemoryBytes": 1 << 30}}
+
+
+@pytest.mark.parametrize(
+    ("task", "service", "outdated"),
+    [
+        ({"ContainerSpec": {"Image": "a"}}, {"ContainerSpec": {"Image": "b"}}, True),
+        (
+            {"ContainerSpec": {"Image": "a"}},
+            {"ContainerSpec": {"Image": "a", "DNSConfig": {}, "StopGracePeriod": 10_000_000_000}, "Resources": {}},
+            False,
+        ),
+        ({"ContainerSpec": {"StopGracePeriod": 5}}, {"ContainerSpec": {"StopGracePeriod": 6}}, True),
+        (
+            {"ContainerSpec": {}, "Resources": {"Limits": {"MemoryBytes": 1 << 29}}},
+            {"ContainerSpec": {}, "Resources": LIMITS},
+            True,
+        ),
+        ({"ContainerSpec": {}, "Resources": LIMITS}, {"ContainerSpec": {}, "Resources": LIMITS}, False),
+        (
+            {"ContainerSpec": {}, "Placement": {}, "ForceUpdate": 1},
+            {"ContainerSpec": {}, "Placement": {"Constraints": ["node.role==worker"]}},
+            False,
+        ),
+    ],
+    ids=["image", "defaults", "grace", "limits", "same", "placement"],
+)
+def test_a_task_is_outdated_by_what_replaces_it(
+    monkeypatch: pytest.MonkeyPatch, task: dict[str, Any], service: dict[str, Any], outdated: bool
+) -> None:
+    monkeypatch.setattr(Stack, "tasks", lambda _: [{"ID": "t", "DesiredState": "Running"}])
+    monkeypatch.setattr(docker, "output", lambda *_: json.dumps([{"ServiceID": "s", "Spec": task}]))
+    assert Stack("shop").outdated({"shop_app": {"ID": "s", "Spec": {"TaskTemplate": service}}}) is outdated
+
+
 class Silent:
     """Answers each look but those that begin like `unanswered`."""
 
@@ -256,7 +305,8 @@ def test_a_new_stack_that_fails_is_given_up() -> None:
         swarm._follow(Said("", [failed(1), failed(2), failed(3)], (0, 3)), set(), 30)
 
 
-def test_one_failure_of_a_new_stack_is_borne() -> None:
+def test_one_failure_of_a_new_stack_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     swarm._follow(Said("", [failed(1)]), set(), 1)
 
 

@@ -22,7 +22,8 @@ ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that fa
 POLL = 1.0  # s; each look runs four docker commands
 PATIENCE = 30  # s that a manager may give no answer: a leader is being elected, or a connection breaks
 STOP_GRACE_PERIOD = 10_000_000_000  # ns; Swarm's own for a service that names none
-# Tasks of a new service that fail before it is given up: a network that a node does not know yet makes one fail, too.
+# Tasks of a new service that fail, or of a job that are rejected, before it is given up: a network that a node does not
+# know yet makes one fail, too.
 FAILURES = 3
 # What a task is before its program runs.
 WAITING = ("New", "Allocated", "Pending", "Assigned", "Accepted", "Preparing", "Ready", "Starting")
@@ -136,9 +137,19 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
     name = f"{stack.name}_{stack_file.ONCE}"
     if name in stack.services():  # of a run that was killed: its end is not this one's
         docker.output("service", "rm", name)
-    job = stack_file.running_once(file.content, shlex.split(command))
-    _apply(StackFile(stack.name, job), job["services"])
+    job = StackFile(stack.name, stack_file.running_once(file.content, shlex.split(command)))
     said = f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}"
+    for _ in range(FAILURES):
+        task = _run_once(stack, name, job, said, seconds)
+        if not _is(task, "Rejected"):  # else the program has not been run
+            break
+    if _failed(task):
+        raise CommandError(f"{said}: {_error(task)}: its output is above", UNCHANGED)
+
+
+def _run_once(stack: "Stack", name: str, job: StackFile, said: str, seconds: float) -> dict[str, Any]:
+    """Run the job `name` to its end, remove it, and return its task; CommandError where it has not begun in time."""
+    _apply(job, job.content["services"])
     silent = False
     try:
         if not wait_until(lambda: stack.begun(name), seconds, POLL):
@@ -149,6 +160,7 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
         task = stack.ended(name)[0]
         for line in docker.service_log(task["ID"]):
             say(line)
+        return task
     except SilenceError as silence:
         silent = True
         outcome = f"PRE_DEPLOY goes on by itself, make swarm again once it has ended: docker service logs {name}"
@@ -156,8 +168,6 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
     finally:
         if not silent:  # else it may be half-way
             docker.output("service", "rm", name)
-    if _failed(task):
-        raise CommandError(f"{said}: {_error(task)}: its output is above", UNCHANGED)
 
 
 def _nodes() -> int:

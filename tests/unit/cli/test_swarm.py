@@ -136,6 +136,37 @@ def test_a_job_that_was_left_behind_is_not_this_one(monkeypatch: pytest.MonkeyPa
     assert asked == ["service rm", "stack deploy", "service rm"]
 
 
+@pytest.mark.parametrize(
+    ("states", "fault"),
+    [
+        (["Rejected", "Complete"], None),
+        (["Rejected"] * swarm.FAILURES, "network not found"),
+        (["Rejected", "Failed"], "network not found"),
+    ],
+)
+def test_a_job_that_is_rejected_runs_again(
+    monkeypatch: pytest.MonkeyPatch, states: list[str], fault: str | None
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments[:2])))
+    monkeypatch.setattr(docker, "service_log", lambda _: [])
+    monkeypatch.setattr(Stack, "services", lambda _: {})
+
+    def tasks(_: Stack) -> list[dict[str, str]]:
+        state = states[asked.count("stack deploy") - 1]
+        return [
+            {"ID": "t", "Name": "shop_prepare.1", "CurrentState": f"{state} 1 s ago", "Error": '"network not found"'}
+        ]
+
+    monkeypatch.setattr(Stack, "tasks", tasks)
+    if fault:
+        with pytest.raises(CommandError, match=f"PRE_DEPLOY=true: {fault}"):
+            swarm._prepare(Stack("shop"), FILE, "true", 1)
+    else:
+        swarm._prepare(Stack("shop"), FILE, "true", 1)
+    assert asked == ["stack deploy", "service rm"] * len(states)
+
+
 def test_a_job_that_no_node_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(docker, "output", lambda *arguments, **_: asked.append(" ".join(arguments)))

@@ -29,6 +29,11 @@ APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # what `kubectl ap
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
 POLL = 1.0  # s between two looks at the cluster
 PATIENCE = 30  # s that the API server may be away: it is updated, or moves to another machine
+# What kubectl says of an API server that is away for a moment; all else is a refusal.
+PASSING = re.compile(
+    r"Unable to connect|connection to the server \S+ was refused|connection refused|connection lost|reset by peer"
+    r"|[Tt]imed? ?out\b|handshake|\bEOF\b|etcdserver|ServiceUnavailable|TooManyRequests"
+)
 # What a container waits for in vain. The other reasons pass.
 HOPELESS = {
     "CrashLoopBackOff",
@@ -62,6 +67,21 @@ class Cluster:
         """Run kubectl there and return what it prints; CommandError with its last line where it fails."""
         return _kubectl(*arguments, *self._where, text=text, check=check)
 
+    def change(self, *arguments: str, text: str | None = None) -> None:
+        """Run kubectl for a change that may be made twice, again for `PATIENCE` where the API server is away.
+
+        CommandError with its last line where the change is refused, or cannot be made.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.kubectl(*arguments, text=text)
+                return
+            except CommandError as failure:
+                if not PASSING.search(failure.lines[-1]) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL)
+
     @property
     def _where(self) -> tuple[str, str]:
         return f"--context={self.context}", f"--namespace={self.namespace}"
@@ -77,7 +97,7 @@ class Cluster:
     def apply(self, documents: Sequence[tuple[str, str]], *options: str) -> None:
         """Apply all but the job of `PRE_DEPLOY`."""
         text = "---\n".join(text for kind, text in documents if kind != "Job")
-        self.kubectl("apply", "--filename=-", *options, text=text)
+        self.change("apply", "--filename=-", *options, text=text)
 
     def get(self, name: str) -> Any:
         """Return an object, or None where there is none of that name."""
@@ -321,9 +341,9 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
     if not command:
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
-    cluster.kubectl("delete", JOB, "--ignore-not-found", "--wait")
+    cluster.change("delete", JOB, "--ignore-not-found", "--wait")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
-    cluster.kubectl("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
+    cluster.change("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
     longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
     deadline = time.monotonic() + longest
     while not (status := cluster.require(JOB)["status"]).get("succeeded"):
@@ -337,7 +357,7 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
         if fault:
             output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
             if waits:  # it would begin later, when nobody expects it
-                cluster.kubectl("delete", JOB, "--wait=false")
+                cluster.change("delete", JOB, "--ignore-not-found", "--wait=false")
             raise CommandError(
                 *output[-20:],
                 f"PRE_DEPLOY={masked('PRE_DEPLOY', command)}: failed in the cluster: {fault}",
@@ -439,10 +459,10 @@ def _go_back(cluster: Cluster, before: dict[str, Any] | None, serving: dict[str,
             yield "the pods are of the same version and settings as before: there is nothing to undo"
             return
         # By number, as the one before this may have failed, too.
-        cluster.kubectl("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
+        cluster.change("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
         if _revision(before) == _revision(serving) and (text := before["metadata"]["annotations"].get(APPLIED)):
             # Else the next apply would compare with what has failed, and keep what was only in this version.
-            cluster.kubectl("annotate", "--overwrite", DEPLOYMENT, f"{APPLIED}={text}")
+            cluster.change("annotate", "--overwrite", DEPLOYMENT, f"{APPLIED}={text}")
         yield "the rollout is undone: what served goes on"
     except CommandError as failure:
         yield from failure.lines

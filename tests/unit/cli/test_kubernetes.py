@@ -201,11 +201,16 @@ CONFIG = {
 
 
 class Kubectl:
-    """Notes what is asked of the cluster, refuses what begins like `refused`, and answers what begins like a key."""
+    """Notes what is asked of the cluster, refuses what begins like `refused`, and answers what begins like a key.
+
+    Where `away` says how, each call fails the first time.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "none") -> None:
         self.asked: list[str] = []
         self.refused = refused
+        self.reason = "no matches for kind"
+        self.away = ""
         self.config: dict[str, Any] = CONFIG
         self.answers: dict[str, Any] = {}
         monkeypatch.setattr(kubernetes, "require", lambda _: None)
@@ -220,7 +225,9 @@ class Kubectl:
         assert list(arguments[-2:]) == HERE, "each call names the cluster"
         self.asked.append(f"{' '.join(arguments[:-2])} {' '.join((text or '').split())}".strip())
         if self.asked[-1].startswith(self.refused):
-            raise CommandError("no matches for kind")
+            raise CommandError(self.reason)
+        if self.away and self.asked.count(self.asked[-1]) == 1:
+            raise CommandError(self.away)
         return next((json.dumps(say) for asked, say in self.answers.items() if self.asked[-1].startswith(asked)), "")
 
 
@@ -345,6 +352,79 @@ def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> 
     assert lines[1].endswith("what served goes on: kubectl rollout undo deployment/greenstack --to-revision=11")
 
 
+REFUSED = "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host or port?"
+
+
+def test_an_api_server_that_is_away_is_asked_again(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.away = REFUSED
+    sets = [revision(11, available=2)]
+    spec = {"spec": {"replicas": 2}}
+    kubectl.answers = {
+        "get job": {"status": {"succeeded": 1}},
+        "get deployment": revision(11, applied="{}") | spec,
+        "get replicasets": {"items": sets},
+        "get replicaset/": sets[0],
+    }
+
+    def failing(_: Cluster) -> str:
+        kubectl.answers["get deployment"] = revision(12) | spec
+        return "it crashes"
+
+    monkeypatch.setattr(kubernetes, "_await_rollout", failing)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(CommandError, match="it crashes\nthe rollout is undone: what served goes on"):
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    changes = [call.split()[0] for call in kubectl.asked if not call.startswith("get")]
+    assert changes == [
+        *["apply"] * 2,  # the dry run
+        *["delete"] * 2,
+        *["apply"] * 2,  # the job
+        *["apply"] * 2,
+        *["rollout"] * 2,
+        *["annotate"] * 2,
+    ]
+
+
+PASSING = [
+    REFUSED,
+    'failed to download openapi: Get "https://a/openapi/v2": dial tcp 10.0.0.1:6443: connect: connection refused; if',
+    "Unable to connect to the server: net/http: TLS handshake timeout",
+    "Error from server (Timeout): the server was unable to return a response in the time allotted",
+    "etcdserver: request timed out",
+    "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+    "Error from server (TooManyRequests): the server has received too many requests",
+    'Patch "https://a/apis/apps/v1": read tcp 10.0.0.2:3->10.0.0.1:6443: read: connection reset by peer',
+    'Post "https://a/api/v1": unexpected EOF',
+]
+FINAL = [
+    'error: error validating "STDIN": error validating data: unknown field "spec.timeoutSeconds"',
+    'admission webhook "images.example" denied the request: image refused',
+    'Error from server (Forbidden): deployments.apps "greenstack" is forbidden',
+    "The Deployment is invalid: spec.template.spec.containers[0].startupProbe.timeoutSeconds: Invalid value: -1",
+    'Error from server (NotFound): namespaces "shop" not found',
+]
+
+
+@pytest.mark.parametrize("reason", PASSING)
+def test_a_reason_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    kubectl = Kubectl(monkeypatch, refused="apply")
+    kubectl.reason = reason
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
+    Cluster("prod", "shop").apply([])
+    assert len(kubectl.asked) == 2
+
+
+@pytest.mark.parametrize("reason", FINAL)
+def test_what_the_cluster_refuses_is_final(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    kubectl = Kubectl(monkeypatch, refused="apply")
+    kubectl.reason = reason
+    monkeypatch.setattr(time, "sleep", lambda _: setattr(kubectl, "refused", "none"))
+    with pytest.raises(CommandError, match=re.escape(reason)):
+        Cluster("prod", "shop").apply([])
+    assert len(kubectl.asked) == 1
+
+
 UNPLACED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
 PENDING = {"phase": "Pending", "conditions": [UNPLACED]}
 WAITING = {"items": [{"metadata": {"labels": {"pod-template-hash": "1"}}, "status": PENDING}]}
@@ -365,7 +445,7 @@ def test_a_job_that_no_node_takes_is_given_up(overlay: Path, monkeypatch: pytest
     said = "it has not begun after 0 s: 0/2 nodes are available: 2 Insufficient cpu."
     with pytest.raises(CommandError, match=said):
         kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
-    assert kubectl.asked[-1] == "delete job/pre-deploy --wait=false", "it must not run later"
+    assert kubectl.asked[-1] == "delete job/pre-deploy --ignore-not-found --wait=false", "it must not run later"
 
 
 @pytest.mark.parametrize(

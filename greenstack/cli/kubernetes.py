@@ -114,6 +114,10 @@ class Cluster:
         """Return the objects of a kind that have these labels."""
         return list(json.loads(self._read(kind, f"--selector={selector}"))["items"])
 
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        """Return the pods that have these labels, without those that are being ended."""
+        return [pod for pod in self.select("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
+
     def _read(self, *arguments: str) -> str:
         """Return what `kubectl get` tells, asked until it answers; SilenceError where it does not for `PATIENCE`."""
         deadline = time.monotonic() + PATIENCE
@@ -341,13 +345,14 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
     if not command:
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
-    cluster.change("delete", JOB, "--ignore-not-found", "--wait")
+    # With its pods, which would be taken for those of the new job.
+    cluster.change("delete", JOB, "--ignore-not-found", "--cascade=foreground", "--wait")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
     cluster.change("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
     longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
     deadline = time.monotonic() + longest
     while not (status := cluster.require(JOB)["status"]).get("succeeded"):
-        pods = cluster.select("pods", "job-name=pre-deploy")
+        pods = cluster.pods("job-name=pre-deploy")
         waits = all(pod["status"]["phase"] == "Pending" for pod in pods)
         fault = next((line for pod in pods for line in faults(pod)), None)
         if status.get("failed"):

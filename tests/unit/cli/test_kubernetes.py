@@ -448,6 +448,19 @@ def test_a_job_that_no_node_takes_is_given_up(overlay: Path, monkeypatch: pytest
     assert kubectl.asked[-1] == "delete job/pre-deploy --ignore-not-found --wait=false", "it must not run later"
 
 
+def test_the_pods_of_the_job_before_are_not_this_ones(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    old = pod(waiting, {"terminated": {"exitCode": 2, "message": "of before"}}, ended=True)
+    old["status"]["phase"] = "Failed"
+    kubectl.answers = {"get job": {"status": {}}, "get pods": {"items": [old]}}
+    monkeypatch.setattr(time, "sleep", lambda _: kubectl.answers.update({"get job": {"status": {"succeeded": 1}}}))
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
+    kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
+    assert "delete job/pre-deploy --ignore-not-found --cascade=foreground --wait" in kubectl.asked
+
+
 @pytest.mark.parametrize(
     ("pods", "others", "reason"),
     [
@@ -472,10 +485,13 @@ def test_why_pods_are_late_is_told(
     assert kubernetes._await_rollout(Cluster("prod", "shop")) == f"the new pods are not ready in time: {reason}"
 
 
-def pod(state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False) -> dict[str, Any]:
+def pod(
+    state: dict[str, Any], last: dict[str, Any] | None = None, *, init: bool = False, ended: bool = False
+) -> dict[str, Any]:
     container = {"name": "check" if init else "app", "state": state, "lastState": last or {}}
     which = "initContainerStatuses" if init else "containerStatuses"
-    return {"metadata": {"name": "greenstack-1"}, "status": {which: [container]}}
+    metadata = {"name": "greenstack-1"} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if ended else {})
+    return {"metadata": metadata, "status": {which: [container]}}
 
 
 def test_what_the_check_said_is_the_fault() -> None:

@@ -415,7 +415,8 @@ def _newest_pods(cluster: Cluster, deployment: dict[str, Any]) -> list[dict[str,
         for each in _replica_sets(cluster)
         if each["metadata"]["annotations"].get(REVISION) == revision
     }
-    return [pod for pod in cluster.select("pods", PODS) if pod["metadata"]["labels"]["pod-template-hash"] in hashes]
+    # One that still ends may be of the attempt before, which had the same revision.
+    return [pod for pod in cluster.pods(PODS) if pod["metadata"]["labels"].get("pod-template-hash") in hashes]
 
 
 def faults(pod: dict[str, Any]) -> Iterator[str]:

@@ -494,6 +494,20 @@ def pod(
     return {"metadata": metadata, "status": {which: [container]}}
 
 
+def test_pods_that_end_or_are_of_others_are_no_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = revision(2)
+    newest["metadata"]["labels"] = {"pod-template-hash": "1"}
+    crash = {"waiting": {"reason": "CrashLoopBackOff"}}
+    ending, other, new = pod(crash, ended=True), pod(crash), pod({"running": {}})
+    for each, labels in ((ending, {"pod-template-hash": "1"}), (other, {}), (new, {"pod-template-hash": "1"})):
+        each["metadata"]["labels"] = labels
+    Kubectl(monkeypatch).answers = {
+        "get replicasets": {"items": [newest]},
+        "get pods": {"items": [ending, other, new]},
+    }
+    assert kubernetes._newest_pods(Cluster("prod", "shop"), revision(2)) == [new]
+
+
 def test_what_the_check_said_is_the_fault() -> None:
     said = {"terminated": {"exitCode": 2, "message": "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024\n"}}
     line = "MAX_WORKERS=zero: not a whole number; allowed: 1 to 1024"

@@ -146,6 +146,9 @@ def apply(environment: Environment) -> None:
     before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
     serving = _serving(cluster)
     cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
+    # The same pods would go on to wait for their image, and be late from the first look.
+    if before and not serving:
+        cluster.change("rollout", "restart", DEPLOYMENT)
     try:
         fault = _await_rollout(cluster)
     except SilenceError as silence:

@@ -274,6 +274,21 @@ def test_the_number_of_pods_is_read_behind_pre_deploy(overlay: Path, monkeypatch
     assert [line.split()[0] for line in kubectl.asked] == ["apply", "get", "PRE_DEPLOY", "get", "apply"]
 
 
+@pytest.mark.parametrize(
+    ("before", "serves", "last"),
+    [(True, False, "rollout restart deployment/greenstack"), (True, True, "apply"), (False, False, "apply")],
+)
+def test_pods_that_do_not_serve_are_made_anew(
+    overlay: Path, monkeypatch: pytest.MonkeyPatch, before: bool, serves: bool, last: str
+) -> None:
+    kubectl = Kubectl(monkeypatch)
+    kubectl.answers = {"get deployment": {"spec": {"replicas": 2}}} if before else {}
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: revision(1) if serves else None)
+    kubernetes.apply(profile(overlay))
+    assert kubectl.asked[-1].startswith(last)
+
+
 def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch, refused="get")
     monkeypatch.setattr(time, "sleep", lambda _: setattr(kubectl, "refused", "none"))

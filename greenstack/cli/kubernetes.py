@@ -348,11 +348,11 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
     if not command:
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
-    # With its pods, which would be taken for those of the new job.
-    cluster.change("delete", JOB, "--ignore-not-found", "--cascade=foreground", "--wait")
+    longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
+    # With its pods, which would be taken for those of the new job. One on a lost node does not end.
+    cluster.change("delete", JOB, "--ignore-not-found", "--cascade=foreground", "--wait", f"--timeout={longest}s")
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
     cluster.change("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
-    longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
     deadline = time.monotonic() + longest
     while not (status := cluster.require(JOB)["status"]).get("succeeded"):
         pods = cluster.pods("job-name=pre-deploy")

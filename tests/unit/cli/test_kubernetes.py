@@ -473,7 +473,7 @@ def test_the_pods_of_the_job_before_are_not_this_ones(overlay: Path, monkeypatch
     monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
     monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
     kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head"))
-    assert "delete job/pre-deploy --ignore-not-found --cascade=foreground --wait" in kubectl.asked
+    assert "delete job/pre-deploy --ignore-not-found --cascade=foreground --wait --timeout=240s" in kubectl.asked
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from loadtest.targets.worker_probe import Snapshot
 
 READY_DEADLINE = 90  # s; longer starts are a fault of the application, and no run would fit into minutes
 PAUSE = 0.05  # s between two attempts
+LOOKS, STILL = 3, 0.5  # so many looks, s apart: Gunicorn waits up to 0.1 s before it forks the next worker
 PLAIN = {"TLS": "off", "HTTP3": "off"}  # HTTPS costs the same with every worker count, so it is left out
 NGINX_MEMORY = 30 << 20  # bytes
 MEMORY_SHARE = 0.8  # of what is free; the rest is for the load
@@ -115,6 +116,15 @@ class OwnStacks(Target):
         """All of it runs here."""
         return True
 
+    def prepare(self) -> None:
+        """Do what takes long and is needed once, start the first stack, and return when it has all its workers."""
+        self._prepare()
+        self._await_workers()
+
+    def _prepare(self) -> None:
+        """Do that, and return when the first stack answers."""
+        raise NotImplementedError
+
     def _launch(self, workers: int) -> None:
         """Start a stack, and return when it answers; NotReadyError where it does not come up."""
         raise NotImplementedError
@@ -122,6 +132,18 @@ class OwnStacks(Target):
     def _adopt(self, workers: int) -> None:
         """Take the first stack, which has so many workers, for that count's."""
         raise NotImplementedError
+
+    def _await_workers(self) -> None:
+        """Return once the first stack forks no more: one worker answers before the last one is there."""
+        deadline = time.monotonic() + READY_DEADLINE
+        counts: list[int] = []
+        while len(counts) < LOOKS or len(set(counts[-LOOKS:])) > 1:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"the number of workers still changes after {READY_DEADLINE} s: {counts[-1]}")
+            if counts:
+                time.sleep(STILL)
+            snapshot = self.snapshot()
+            counts.append(len(snapshot.workers) if snapshot else 0)
 
     def _require_room(self, counts: Sequence[int], running: int, used: int) -> None:
         """Raise CommandError where all stacks together have no room: `used` bytes are what `running` workers take."""

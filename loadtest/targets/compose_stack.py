@@ -47,7 +47,7 @@ class ComposeStack(OwnStacks):
             own["MAX_WORKERS"] = str(workers)
         return docker.Compose(self.environment, {**self.building, **self.extra, **own})
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Build the images, start the first stack."""
         self.building = containers.checked(self.environment).extra
         self._compose(0).quiet("build")

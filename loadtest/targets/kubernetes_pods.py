@@ -74,7 +74,7 @@ class KubernetesPods(OwnStacks):
         self.node = ""  # that the copies run on
         self.shared = False  # with the generator
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Say where it happens, then start the first copy and the generator."""
         if not self.image:
             raise CommandError(

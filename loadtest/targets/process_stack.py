@@ -36,7 +36,7 @@ class ProcessStack(OwnStacks):
         self.environment = environment
         self.stacks: dict[int, Stack] = {}
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Check the settings, and start the first stack."""
         check_env.require(self.environment, importing=True)
         self._launch(0)

@@ -23,6 +23,8 @@ BOOT_DEADLINE = 60.0  # s for a generator to send its first request; it takes tw
 STOP_DEADLINE = 5.0  # s
 AHEAD = 0.05  # s from the order to put a load on until it begins, in all generators at once
 
+_given: set[int] = set()  # ports: what they are for may not listen yet
+
 Progress = Callable[[list[Record]], None]
 
 
@@ -168,9 +170,13 @@ def running(count: int = 1, elsewhere: Sequence[str] = ()) -> Iterator[Generator
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nobody listens now, another one each time."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def last_line(text: str) -> str:

@@ -43,6 +43,15 @@ class ProcessStack(OwnStacks):
         self.url = self.stacks[0].url
 
     def _launch(self, workers: int) -> None:
+        try:
+            self._start(workers)
+        except NotReadyError:
+            if not self.stacks[workers].port_was_taken():
+                raise
+            self.stacks[workers].close()
+            self._start(workers)
+
+    def _start(self, workers: int) -> None:
         stack = self.stacks[workers] = Stack({**self.environment.values, **self.extra}, workers)
         stack.start()
 
@@ -156,6 +165,11 @@ class Stack:
             if process and process.poll() is not None:
                 return f"{name} ended with status {process.returncode}: {self._last_line(name)}"
         return None
+
+    def port_was_taken(self) -> bool:
+        """Return whether it could not listen: somebody's outgoing connection may have got its port meanwhile."""
+        logs = (file.read_text(errors="replace") for file in self.folder.glob("*.log"))
+        return any("address already in use" in log.lower() for log in logs)
 
     def _last_line(self, name: str) -> str:
         return last_line((self.folder / f"{name}.log").read_text(errors="replace"))

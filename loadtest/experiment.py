@@ -26,7 +26,7 @@ class Experiment:
 
     def __init__(self, target: Target, results: Results, folder: Path, progress: Progress) -> None:
         self.target, self.results, self.folder, self.progress = target, results, folder, progress
-        self.broken: dict[int, CommandError] = {}  # why some counts did not start
+        self.broken: dict[int, CommandError] = {}  # why some counts did not start, or do not run any more
 
     def run(self) -> None:
         """Measure everything. Interrupted, the results so far remain and are marked so."""
@@ -93,7 +93,10 @@ class Experiment:
         results.write(self.results, self.folder)
         self.progress.done(run)
         if step.workers not in self.broken:
-            self.target.pause(step.workers)
+            try:
+                self.target.pause(step.workers)
+            except CommandError as failure:  # it has ended, or restarts: that says nothing about the others
+                self.broken[step.workers] = failure
 
     def _rates(self) -> list[float]:
         """Return the offered rates, requests/s: a baseline's, or parts of the highest median capacity."""

@@ -167,7 +167,10 @@ class OwnStacks(Target):
                 elif failure:
                     raise failure
         for workers in {0, *counts} - broken.keys():
-            self.pause(workers)
+            try:
+                self.pause(workers)
+            except CommandError as failure:
+                broken[workers] = failure
         return broken
 
 

@@ -50,3 +50,10 @@ def test_workers_that_never_settle_are_told(monkeypatch):
     stacks = Stacks(*range(100_000))
     with pytest.raises(NotReadyError, match="the number of workers still changes after"):
         stacks.prepare()
+
+
+def test_what_cannot_be_frozen_is_one_count_less():
+    stacks = Stacks(2)
+    stacks.ended = {3}
+    (broken,) = stacks.start([1, 2, 3]).items()
+    assert (broken[0], broken[1].lines) == (3, ("container 3 is not running",))

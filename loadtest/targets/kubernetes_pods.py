@@ -6,6 +6,7 @@ run on one node, as two nodes may differ. None can be frozen: those that are not
 
 import contextlib
 import copy
+import itertools
 import json
 import re
 import secrets
@@ -52,6 +53,11 @@ CLOCKS = ("sh", "-c", "cat /proc/stat /proc/[0-9]*/stat 2>/dev/null || :")
 FACTS = ("cat", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease")
 BOOT = ("cat", "/proc/sys/kernel/random/boot_id")  # one for each machine
 APP, NGINX, GENERATOR = -1, -2, -3  # containers, where other targets have PIDs
+# What kubectl says of an API server that is away for a moment; all else is a refusal.
+PASSING = re.compile(
+    r"Unable to connect|connection to the server \S+ was refused|connection refused|connection lost|reset by peer"
+    r"|[Tt]imed? ?out\b|handshake|\bEOF\b|etcdserver|ServiceUnavailable|TooManyRequests"
+)
 
 
 class NoRoomError(CommandError):
@@ -99,8 +105,23 @@ class KubernetesPods(OwnStacks):
         return f"{self.name}-{part}"
 
     def _create(self, *objects: Mapping[str, Any]) -> None:
-        listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self.cluster.kubectl("create", "--filename=-", text=json.dumps(listed))
+        for each in objects:
+            self._create_one(json.dumps(each))
+
+    def _create_one(self, text: str) -> None:
+        """Create it, tried until the API server answers: it may be away for a moment."""
+        deadline = time.monotonic() + kubernetes.PATIENCE
+        for attempt in itertools.count():
+            try:
+                self.cluster.kubectl("create", "--filename=-", text=text)
+            except CommandError as failure:
+                if attempt and "(AlreadyExists)" in failure.lines[-1]:
+                    return  # the attempt before had arrived, and its answer was lost
+                if time.monotonic() >= deadline or not PASSING.search(failure.lines[-1]):
+                    raise
+                time.sleep(POLL)
+            else:
+                return
 
     def _settings(self) -> Iterator[dict[str, Any]]:
         """Yield what the copies have beyond the deployment's settings: those of the profile; and the scenario."""

@@ -40,7 +40,7 @@ class Cluster:
     def __call__(self, *arguments, text=None, check=True):
         self.asked.append(arguments)
         if arguments[0] == "create":
-            self.made += json.loads(text)["items"]
+            self.made.append(json.loads(text))
         if arguments[0] == "config":
             contexts = [{"name": "shop", "context": {"namespace": "web", "cluster": "c"}}]
             clusters = [{"name": "c", "cluster": {"server": "https://x"}}]
@@ -124,6 +124,33 @@ def test_what_could_not_be_removed_is_tried_again(monkeypatch):
     made.template = {"spec": {}}
     made.close()
     assert next(answers, None) is None
+
+
+def test_what_the_api_server_did_not_answer_is_created_again(monkeypatch):
+    answers = [
+        CommandError("kubectl create: Error from server: etcdserver: request timed out"),
+        CommandError(
+            "kubectl create: The connection to the server x:6443 was refused - did you specify the right host or port?"
+        ),
+        CommandError('kubectl create: Error from server (AlreadyExists): pods "x" already exists'),
+        "",
+    ]
+    made = target(monkeypatch, lambda *_, **__: answered(answers.pop(0)))
+    made._create({"kind": "Pod"}, {"kind": "Secret"})
+    assert not answers
+
+
+def test_what_the_api_server_refuses_is_refused_at_once(monkeypatch):
+    for said in ('(AlreadyExists): pods "x" already exists', "(Forbidden): exceeded quota", '(Invalid): Pod "x"'):
+        answers = [CommandError(f"kubectl create: Error from server {said}")]
+        with pytest.raises(CommandError, match="Error from server"):
+            target(monkeypatch, lambda *_, left=answers, **__: answered(left.pop()))._create({"kind": "Pod"})
+
+
+def answered(answer):
+    if isinstance(answer, CommandError):
+        raise answer
+    return answer
 
 
 def test_settings_go_to_all_and_the_rest_to_the_application(monkeypatch):

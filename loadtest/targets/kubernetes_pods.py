@@ -32,7 +32,8 @@ from loadtest.targets.worker_probe import TICKS, Snapshot
 START = 180.0  # s until a pod runs, its images' download included
 POLL = 0.5  # s between two looks at a pod
 LONGEST = 18000  # s; then the cluster ends pods whose load test was killed. 12 counts in MODE=full may take 4 hours
-END = 120  # s that the pods may take to go, on nodes that are busy
+END = 120  # s that the pods may take to go, on nodes that are busy …
+DELETE_TIMEOUT = 30  # s, and what is still there after so many is told to go once more
 OURS, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("name", "instance", "component"))
 # What a pod has that no other is like: they stay what they are in the copies.
 NOT_COPIED = ("BIND", "FORWARDED_ALLOW_IPS", "IMAGE", "EDGE_IMAGE")
@@ -148,6 +149,7 @@ class KubernetesPods(OwnStacks):
         """Return the pod that serves with another worker count, 0: its own."""
         spec = copy.deepcopy(self.template["spec"])
         for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+            container.get("lifecycle", {}).pop("preStop", None)  # nobody is served any more when a copy goes
             # Both would go on meanwhile, and cost CPU.
             for probe in ("readinessProbe", "livenessProbe"):
                 container.pop(probe, None)
@@ -336,7 +338,7 @@ class KubernetesPods(OwnStacks):
         deadline = time.monotonic() + END
         while True:
             try:
-                self.cluster.kubectl(*command, "--grace-period=1", f"--timeout={END}s")
+                self.cluster.kubectl(*command, "--grace-period=1", f"--timeout={DELETE_TIMEOUT}s")
             except CommandError as failure:  # the API server may be away for a moment
                 if "(Forbidden)" in failure.lines[-1] or time.monotonic() >= deadline:
                     left = f"kubectl --namespace={self.cluster.namespace} {' '.join(command)}"

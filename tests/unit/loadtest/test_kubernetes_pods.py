@@ -92,9 +92,26 @@ def test_a_copy_has_its_workers_and_our_settings(monkeypatch):
     assert "readinessProbe" in SPEC["containers"][0], "the deployment is not ours"
 
 
+def test_a_copy_ends_without_waiting_for_anybody(monkeypatch):
+    made = target(monkeypatch, Cluster())
+    wait, warm = {"exec": {"command": ["sleep", "5"]}}, {"exec": {"command": ["warm-up"]}}
+    app = {"name": "app", "lifecycle": {"preStop": wait, "postStart": warm}}
+    made.template = {"spec": {"containers": [app, {"name": "nginx", "lifecycle": {"preStop": wait}}]}}
+    app, nginx = made._copy(3)["spec"]["containers"]
+    assert app["lifecycle"] == {"postStart": warm}
+    assert nginx["lifecycle"] == {}
+
+
 def test_limits_of_zero_are_none(monkeypatch):
     made = target(monkeypatch, Cluster(), CPUS="0", MEMORY_LIMIT="0")
     assert made._copy(3)["spec"]["containers"][1]["resources"]["limits"] == {}
+
+
+def test_slow_pods_are_told_to_go_again(monkeypatch):
+    cluster = Cluster()
+    target(monkeypatch, cluster).close()
+    (limit,) = (word for word in cluster.asked[-1] if word.startswith("--timeout="))
+    assert 3 * int(limit.removeprefix("--timeout=").removesuffix("s")) < kubernetes_pods.END
 
 
 def test_what_cannot_be_removed_is_told(monkeypatch):

@@ -1,5 +1,6 @@
 """What is measured: whatever answers at a URL; the modules beside this one start the stack themselves."""
 
+import json
 import time
 import urllib.error
 import urllib.request
@@ -184,6 +185,14 @@ def require_memory(counts: Sequence[int], running: int, used: int) -> None:
             f"{free / 2**20:,.0f} are free: name fewer or smaller counts",
             status=REFUSED,
         )
+
+
+def parsed(line: str) -> Snapshot:
+    """Return what `worker_probe` has printed; NotReadyError where that was cut off."""
+    try:
+        return Snapshot(**json.loads(line))
+    except (ValueError, TypeError):
+        raise NotReadyError(f"the look at the application's processes was cut off: {line[:80]!r}") from None
 
 
 def wait(url: str, deadline: float, why_dead: Callable[[], str | None] = lambda: None) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
 from loadtest.generator import free_port
 from loadtest.schedule import Kind
-from loadtest.targets import PLAIN, READY_DEADLINE, NotReadyError, OwnStacks, wait, worker_probe
+from loadtest.targets import PLAIN, READY_DEADLINE, NotReadyError, OwnStacks, parsed, wait, worker_probe
 from loadtest.targets.worker_probe import Snapshot
 
 # One for each checkout, as another's experiment is not ours to replace.
@@ -125,7 +124,7 @@ class ComposeStack(OwnStacks):
         return outside
 
     def _from_inside(self, container: str) -> Snapshot:
-        return Snapshot(**json.loads(_python(container, PROBE)))
+        return parsed(_python(container, PROBE))
 
     def versions(self) -> dict[str, str]:
         """Ask both images, and the engine."""

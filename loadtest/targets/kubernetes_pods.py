@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from loadtest.generator import SCENARIO, Generators
 from loadtest.host import Usage, cpu_name
 from loadtest.results import Machine
 from loadtest.schedule import Kind
-from loadtest.targets import PLAIN, NotReadyError, OwnStacks, worker_probe
+from loadtest.targets import PLAIN, NotReadyError, OwnStacks, parsed, worker_probe
 from loadtest.targets.worker_probe import TICKS, Snapshot
 
 START = 180.0  # s until a pod runs, its images' download included
@@ -47,10 +48,13 @@ AWAY = {
         }
     ]
 }
+ATTEMPTS = 3  # at what only reads in a pod, POLL apart
+WHOLE = "whole"  # the last line of what must not be cut off: half of the clocks are other figures
 # The application as it is, in a line, and at the same moment the CPU time of the whole node.
-PROBE = Path(worker_probe.__file__).read_text(encoding="utf-8") + "\nprint(Path('/proc/stat').read_text())\n"
+CLOCK = f"\nprint(Path('/proc/stat').read_text())\nprint('{WHOLE}')\n"
+PROBE = Path(worker_probe.__file__).read_text(encoding="utf-8") + CLOCK
 # The CPU time of the node, and of each process of the container; one may have ended meanwhile.
-CLOCKS = ("sh", "-c", "cat /proc/stat /proc/[0-9]*/stat 2>/dev/null || :")
+CLOCKS = ("sh", "-c", f"cat /proc/stat /proc/[0-9]*/stat 2>/dev/null; echo {WHOLE}")
 FACTS = ("cat", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease")
 BOOT = ("cat", "/proc/sys/kernel/random/boot_id")  # one for each machine
 APP, NGINX, GENERATOR = -1, -2, -3  # containers, where other targets have PIDs
@@ -265,21 +269,31 @@ class KubernetesPods(OwnStacks):
         inside = self.cluster.inside(self._named("generator"), "generator", stdin=True)
         return generator.running(count, ["kubectl", *inside])
 
-    def _inside(self, pod: str, container: str, *command: str, text: str | None = None) -> str:
-        try:
-            return self.cluster.execute(pod, container, *command, text=text)
-        except CommandError as failure:
-            raise NotReadyError(f"{container} of {pod}: {failure.lines[-1]}") from None
+    def _inside(self, pod: str, container: str, *command: str, text: str | None = None, last: str = "") -> str:
+        """Return what a command prints that only reads; NotReadyError where it fails, or does not end with `last`."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(POLL)
+            try:
+                said = self.cluster.execute(pod, container, *command, text=text)
+            except CommandError as failure:
+                problem = failure.lines[-1]
+            else:
+                if said.rstrip().endswith(last):
+                    return said
+                problem = "its output was cut off"
+        raise NotReadyError(f"{container} of {pod}: {problem}")
 
     def look(self, workers: int = 0, *, memory: bool = False) -> tuple[Snapshot | None, Usage]:
         """Look from inside the pods: at the application, and at the clocks of its node."""
         pod = self.pods[workers]
         with ThreadPoolExecutor(3) as pool:
-            app = pool.submit(self._inside, pod, "app", "python3", "-", text=PROBE)
-            nginx = pool.submit(self._inside, pod, "nginx", *CLOCKS)
-            load = pool.submit(self._inside, self._named("generator"), "generator", *CLOCKS) if self.shared else None
+            whole = partial(self._inside, last=WHOLE)
+            app = pool.submit(whole, pod, "app", "python3", "-", text=PROBE)
+            nginx = pool.submit(whole, pod, "nginx", *CLOCKS)
+            load = pool.submit(whole, self._named("generator"), "generator", *CLOCKS) if self.shared else None
         line, _, node = app.result().partition("\n")
-        snapshot = Snapshot(**json.loads(line))
+        snapshot = parsed(line)
         seconds = {APP: snapshot.cpu, NGINX: container_seconds(nginx.result())}
         if load:  # elsewhere it takes nothing from the application
             seconds[GENERATOR] = container_seconds(load.result())

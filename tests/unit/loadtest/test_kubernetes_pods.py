@@ -20,6 +20,7 @@ intr 1 2 3
 1 (nginx: a) b) S 0 1 1 0 -1 4194560 1 1 1 1 {2} 50 0 50 20 0 1
 7 (cat) R 0 1 1 0 -1 4194560 1 1 1 1 0 0 0 0 20 0 1
 """
+IDLE = CLOCKS.format(0, 0, 100) + "whole\n"
 SERVER = {"app.kubernetes.io/name": "greenstack", "app.kubernetes.io/component": "server"}
 SPEC = {
     "initContainers": [{"name": "check", "envFrom": [{"configMapRef": {"name": "settings"}}]}],
@@ -66,6 +67,23 @@ def target(monkeypatch, cluster, image="x/loadtest:1", **values):
 
 def pod(**status):
     return {"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": []}, "status": status}
+
+
+def probed(time=1, ticks=1000):
+    """What the probe prints in the application's container: `time` by its clock, `ticks` by the node's."""
+    snapshot = {"time": time, "workers": [5], "cpu": 1, "memory": 1, "throttled": 0, "periods": 0}
+    snapshot |= {"cpu_quota": None, "usable_cpus": 2, "memory_limit": None}
+    return f"{json.dumps(snapshot)}\n{CLOCKS.format(ticks, 0, 100)}\nwhole\n"
+
+
+def inside(monkeypatch, *answers, nginx=IDLE):
+    """Let the application's container answer so, the last of them each further time."""
+    answers = list(answers)
+
+    def execute(_cluster, _pod, container, *_, **__):
+        return answered(nginx if container != "app" else answers.pop(0) if len(answers) > 1 else answers[0])
+
+    monkeypatch.setattr(kubernetes.Cluster, "execute", execute)
 
 
 def test_no_service_takes_a_copy_for_its_own(monkeypatch):
@@ -236,12 +254,8 @@ def test_copies_without_room_end_the_load_test(monkeypatch):
     full = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
     made = target(monkeypatch, Cluster(pod(phase="Pending", conditions=[full])))
     made.node = "n"
-    snapshot = json.dumps({"time": 1, "workers": [5], "cpu": 1, "memory": 1, "throttled": 0, "periods": 0}
-                          | {"cpu_quota": None, "usable_cpus": 2, "memory_limit": None})  # fmt: skip
-    monkeypatch.setattr(made, "_inside", lambda _pod, container, *_, **__: snapshot if container == "app" else CLOCKS)
+    inside(monkeypatch, probed())
     made.pods[0], made.urls[0] = "p", "http://x"
-    monkeypatch.setattr(kubernetes_pods, "node_usage", lambda *_: None)
-    monkeypatch.setattr(kubernetes_pods, "container_seconds", lambda _: 0)
     with pytest.raises(CommandError, match="Insufficient cpu; name fewer WORKERS"):
         made.start([1, 2])
 
@@ -266,3 +280,25 @@ def test_the_clocks_of_a_node_say_who_used_it():
 
 def test_nodes_that_take_no_pods_do_not_count(monkeypatch):
     assert target(monkeypatch, Cluster()).nodes() == 2
+
+
+def look(monkeypatch, *answers, **others):
+    made = target(monkeypatch, Cluster())
+    made.pods[2] = "p"
+    inside(monkeypatch, *answers, **others)
+    return made.look(2)
+
+
+@pytest.mark.parametrize("length", [0, 20, 150, 300, -7])
+def test_a_look_that_was_cut_off_is_taken_again(monkeypatch, length):
+    snapshot, _ = look(monkeypatch, CommandError("unable to upgrade connection"), probed()[:length], probed())
+    assert snapshot.workers == [5]
+    with pytest.raises(NotReadyError, match="app of p: its output was cut off"):
+        look(monkeypatch, probed()[:length])
+    with pytest.raises(NotReadyError, match="nginx of p: its output was cut off"):
+        look(monkeypatch, probed(), nginx=CLOCKS[:length])
+
+
+def test_what_never_answers_is_one_failed_look(monkeypatch):
+    with pytest.raises(NotReadyError, match="app of p: i/o timeout"):
+        look(monkeypatch, CommandError("i/o timeout"))

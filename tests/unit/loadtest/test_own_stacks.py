@@ -57,3 +57,9 @@ def test_what_cannot_be_frozen_is_one_count_less():
     stacks.ended = {3}
     (broken,) = stacks.start([1, 2, 3]).items()
     assert (broken[0], broken[1].lines) == (3, ("container 3 is not running",))
+
+
+@pytest.mark.parametrize("line", ["", "{", "1", "{}", '{"time": 1}'])
+def test_output_that_was_cut_off_is_one_failed_look(line):
+    with pytest.raises(NotReadyError, match="was cut off"):
+        targets.parsed(line)

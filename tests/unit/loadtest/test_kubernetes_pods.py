@@ -278,6 +278,12 @@ def test_the_clocks_of_a_node_say_who_used_it():
     assert use.loudest == ""
 
 
+def test_application_and_node_have_one_clock(monkeypatch):
+    # The probe was slow to start the second time: by its own clock 5 s have passed, by the node's 2.
+    before, after = (look(monkeypatch, probed(*figures)) for figures in ((1, 1000), (6, 1200)))
+    assert after[0].time - before[0].time == pytest.approx((after[1].passed - before[1].passed) / 2) == 2
+
+
 def test_nodes_that_take_no_pods_do_not_count(monkeypatch):
     assert target(monkeypatch, Cluster()).nodes() == 2
 

@@ -270,12 +270,13 @@ def test_an_application_failing_at_start_leaves_nothing(repository: Repository) 
 
 
 @needs_nginx
+@pytest.mark.slow  # all of its START_TIMEOUT: the application is to be up by then, however busy the machine is
 def test_a_start_that_stays_unready_says_what_the_probe_heard(repository: Repository) -> None:
-    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="10")
+    status, lines = repository.refused("up", HEALTH_PATH="/nowhere", START_TIMEOUT="30")
     assert status
     assert lines[-2:] == [
         "its health check was answered with 503",
-        "app-1 is not ready after START_TIMEOUT=10 seconds: its log is above",
+        "app-1 is not ready after START_TIMEOUT=30 seconds: its log is above",
     ]
     repository.assert_gone()
 

@@ -91,12 +91,13 @@ class Repository:
         file = self.root / "app/main.py"
         file.write_text(file.read_text().replace(old, new, count))
 
-    def processes(self) -> list[psutil.Process]:
-        """All processes whose working folder is this repository's."""
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """All processes whose working folder is this repository's, or those of them with that name."""
         processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.cwd() == str(self.root) and process.status() != psutil.STATUS_ZOMBIE:
+                ours = process.cwd() == str(self.root) and process.status() != psutil.STATUS_ZOMBIE
+                if ours and name in ("", process.name()):
                     processes.append(process)
         return processes
 
@@ -536,7 +537,7 @@ def test_https_with_a_certificate_of_ones_own(repository: Repository) -> None:
     assert "starting anew" in repository.ok("up"), "what follows the certificate cannot be reloaded"
     assert_serves(repository)
     with socket.create_server(address):
-        nginx = [process for process in repository.processes() if process.name() == "nginx"]
+        nginx = repository.processes("nginx")
         status, lines = repository.refused("up", **on)
         assert lines[-1].startswith(f"HTTPS_PORT={address[1]}: cannot listen there: Address already in use")
         assert nginx

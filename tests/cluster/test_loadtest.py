@@ -24,6 +24,7 @@ from tests.support.wait import until
 JOB = ROOT / "deploy/kubernetes/loadtest"
 NAMED_THERE = "registry.example/greenstack/loadtest:latest"
 DEADLINE = 300.0  # s, of one load test
+GONE = 180.0  # s; what is deleted already may still be ended on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_it_measures_copies_of_the_pod(example: Cluster, image: str) -> None:
         assert results["shares_cpus"], "its two nodes are one machine"
         assert results["setup"]["nodes"] == 2
     until(lambda: serving(example) == before, "what serves is as it was", every=0.5)
-    assert not left(example)
+    until(lambda: not left(example), "nothing of it is left", GONE, every=0.5)
 
 
 def test_an_interrupted_one_leaves_nothing(example: Cluster, image: str) -> None:
@@ -114,13 +115,13 @@ def test_an_interrupted_one_leaves_nothing(example: Cluster, image: str) -> None
     assert process.returncode == 130, said
     assert written(said)["state"] == "interrupted"
     until(lambda: serving(example) == before, "what serves is as it was", every=0.5)
-    assert not left(example), said
+    until(lambda: not left(example), "nothing of it is left", GONE, every=0.5)
 
 
 def serving(cluster: Cluster) -> dict[str, int]:
     """Return the names of the pods that serve, with the times that their containers were restarted."""
     restarts = {
-        pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
+        pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"].get("containerStatuses", ()))
         for pod in cluster.pods()
     }
     return {name: restarts[name] for name in cluster.ready()}

@@ -33,7 +33,7 @@ SETTINGS = {
     "HTTP_HOST": "0.0.0.0",
     "MAX_WORKERS": "1",
     "ACCESS_LOG": "",
-    "KEEP_ALIVE": "1",
+    "KEEP_ALIVE": "3",
     "CLIENT_KEEP_ALIVE": "3",
     "TIMEOUT": "30",
 }

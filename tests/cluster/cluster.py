@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,20 @@ TOOL = ROOT / "tools/kubernetes.sh"
 PODS = "app.kubernetes.io/name=greenstack,app.kubernetes.io/component=server"
 DEPLOYMENT = "deployment/greenstack"
 STATE = Path("/var/lib/greenstack-kubernetes")  # what TOOL makes
+PATIENCE = 30.0  # s that whoever leads the cluster may be away
 SETTLED = 180.0  # s; a rollout of four pods took 30 s on two busy CPUs
+
+
+def patiently(ask: Callable[[], str]) -> str:
+    """Return what `ask` does, asked again for `PATIENCE` while it raises AssertionError."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.5)
 
 
 def tool(*arguments: str) -> str:
@@ -104,7 +119,11 @@ class Cluster(Probed):
 
     def get(self, what: str, *options: str) -> Any:
         """Return what `kubectl get` tells."""
-        return json.loads(self.kubectl("get", what, *options, "--output=json"))
+        return json.loads(self.read("get", what, *options, "--output=json"))
+
+    def read(self, *arguments: str) -> str:
+        """Run what only reads with kubectl until it answers: the API server may be away for a moment."""
+        return patiently(lambda: self.kubectl(*arguments))
 
     def k8s(self, check: bool = True, **settings: str) -> str:
         """Run `make k8s`, and return what it says; AssertionError where it does not end as `check` says."""

@@ -124,12 +124,12 @@ def serving(cluster: Cluster) -> dict[str, int]:
         pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"].get("containerStatuses", ()))
         for pod in cluster.pods()
     }
-    return {name: restarts[name] for name in cluster.ready()}
+    return {name: restarts.get(name, 0) for name in cluster.ready()}
 
 
 def left(cluster: Cluster) -> str:
     """Return what a load test has made and not removed."""
-    return cluster.kubectl("get", "pods,configmaps,secrets", f"--selector={INSTANCE}", "--output=name")
+    return cluster.read("get", "pods,configmaps,secrets", f"--selector={INSTANCE}", "--output=name")
 
 
 @contextlib.contextmanager

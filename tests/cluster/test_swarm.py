@@ -14,6 +14,7 @@ import pytest
 from tests.chaos.conftest import AddFigure, Pick, Verdict
 from tests.chaos.load import Load, half_posts
 from tests.chaos.report import Figure, latencies
+from tests.cluster.cluster import patiently
 from tests.cluster.conftest import with_probe
 from tests.conftest import RUN
 from tests.support.compose import ROOT, Stack, docker, run
@@ -56,6 +57,10 @@ class Swarm(Stack):
         """Run `docker` on the first manager and return what it prints."""
         return run(["docker", *arguments], self.environ, ROOT).stdout
 
+    def read(self, *arguments: str) -> str:
+        """Do so with what only reads, until it answers: the managers may have to agree on who leads."""
+        return patiently(lambda: self.docker(*arguments))
+
     def load(self, *nodes: str, timeout: float = 30, longest: float = 2.5) -> Load:
         """Return a load on these nodes or all, whose connections they share."""
         turn = itertools.cycle(nodes or NODES)
@@ -64,12 +69,17 @@ class Swarm(Stack):
 
     def service(self, name: str) -> Any:
         """Return all that Swarm knows about a service."""
-        return json.loads(self.docker("service", "inspect", f"{self.name}_{name}"))[0]
+        return json.loads(self.read("service", "inspect", f"{self.name}_{name}"))[0]
 
     def log_of(self, service: str) -> str:
         """Return the log of a service, of tasks that have ended as well."""
-        done = run(["docker", "service", "logs", "--raw", f"{self.name}_{service}"], self.environ, ROOT)
-        return done.stdout + done.stderr
+        command = ["docker", "service", "logs", "--raw", f"{self.name}_{service}"]
+
+        def logged() -> str:
+            done = run(command, self.environ, ROOT)
+            return done.stdout + done.stderr
+
+        return patiently(logged)
 
     def update_state(self) -> str:
         """Return how far the update of the app is; empty where there was none."""
@@ -87,7 +97,7 @@ class Swarm(Stack):
     def containers_of(self, service: str) -> list[str]:
         """Return the ids of the tasks that are to run."""
         form = ["--quiet", "--no-trunc", "--filter", "desired-state=running"]
-        return sorted(self.docker("service", "ps", *form, f"{self.name}_{service}").split())
+        return sorted(self.read("service", "ps", *form, f"{self.name}_{service}").split())
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +131,7 @@ def test_each_node_serves_by_itself(stack: Swarm) -> None:
         hosts.add(json.loads(stack.ask("/echo").body)["host"])
     stack.address = (NODES[0], stack.port)
     assert len(hosts) == 3
-    app = json.loads(stack.docker("inspect", "--type", "task", stack.containers_of("app")[0]))[0]
+    app = json.loads(stack.read("inspect", "--type", "task", stack.containers_of("app")[0]))[0]
     assert app["Spec"]["Resources"]["Limits"] == {"MemoryBytes": 2**30, "Pids": 1024}
 
 

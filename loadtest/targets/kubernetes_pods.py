@@ -59,11 +59,6 @@ CLOCKS = ("sh", "-c", f"cat /proc/stat /proc/[0-9]*/stat 2>/dev/null; echo {WHOL
 FACTS = ("cat", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease")
 BOOT = ("cat", "/proc/sys/kernel/random/boot_id")  # one for each machine
 APP, NGINX, GENERATOR = -1, -2, -3  # containers, where other targets have PIDs
-# What kubectl says of an API server that is away for a moment; all else is a refusal.
-PASSING = re.compile(
-    r"Unable to connect|connection to the server \S+ was refused|connection refused|connection lost|reset by peer"
-    r"|[Tt]imed? ?out\b|handshake|\bEOF\b|etcdserver|ServiceUnavailable|TooManyRequests"
-)
 
 
 class NoRoomError(CommandError):
@@ -123,7 +118,7 @@ class KubernetesPods(OwnStacks):
             except CommandError as failure:
                 if attempt and "(AlreadyExists)" in failure.lines[-1]:
                     return  # the attempt before had arrived, and its answer was lost
-                if time.monotonic() >= deadline or not PASSING.search(failure.lines[-1]):
+                if time.monotonic() >= deadline or not kubernetes.PASSING.search(failure.lines[-1]):
                     raise
                 time.sleep(POLL)
             else:

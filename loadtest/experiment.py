@@ -14,7 +14,7 @@ from loadtest.generator import Generators
 from loadtest.report.terminal import Progress
 from loadtest.results import Limits, Results, Setup
 from loadtest.schedule import Mode, Phase, Step
-from loadtest.targets import Target
+from loadtest.targets import NotReadyError, Target
 from loadtest.targets.worker_probe import Snapshot
 
 PROFILE = "loadtest"
@@ -96,7 +96,7 @@ class Experiment:
             try:
                 self.target.pause(step.workers)
             except CommandError as failure:  # it has ended, or restarts: that says nothing about the others
-                self.broken[step.workers] = failure
+                self.broken[step.workers] = NotReadyError(*failure.lines)
 
     def _rates(self) -> list[float]:
         """Return the offered rates, requests/s: a baseline's, or parts of the highest median capacity."""

@@ -23,7 +23,7 @@ ANSWER_DEADLINE = 60  # s; an engine on this machine answers in milliseconds, bu
 ONE_OFF = "com.docker.compose.oneoff=True"
 # What Compose reads on top of compose.yaml unless COMPOSE_FILE is set: the first of them that is there.
 OVERRIDES = [f"{name}.override.{end}" for name in ("compose", "docker-compose") for end in ("yml", "yaml")]
-REGISTRY_DEADLINE = 60  # s until a registry's first word; a refused or unknown host says so in far less
+REGISTRY_DEADLINE = 20  # s until a registry's first word; a refused or unknown host says so in far less
 
 
 def remote() -> str | None:
@@ -71,9 +71,9 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_DEADLINE, check=False)
     except subprocess.TimeoutExpired:  # it is there, so that local processes are not what is meant
-        raise CommandError(
-            f"the Docker Engine does not answer `{' '.join(command[:2])}` within {ANSWER_DEADLINE} s; start it anew"
-        ) from None
+        engine = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or "the Docker Engine"
+        asked = " ".join(command[:2])
+        raise CommandError(f"{engine}: does not answer `{asked}` within {ANSWER_DEADLINE} s; start it anew") from None
 
 
 def output(*arguments: str, stdin: str = "") -> str:

@@ -15,7 +15,7 @@ from greenstack.cli import ROOT, RUN, check_env
 from greenstack.cli.console import REFUSED, CommandError, say
 from greenstack.cli.environment import SHELL, Environment
 from greenstack.cli.masking import masked
-from greenstack.cli.wait import IMAGE_MARGIN
+from greenstack.cli.wait import IMAGE_MARGIN, PATIENCE, SilenceError, patiently
 from greenstack.server import check
 from greenstack.server.settings import parse_duration, parse_size, speaks_tls
 
@@ -28,11 +28,11 @@ REVISION = "deployment.kubernetes.io/revision"  # Kubernetes' own count, on a de
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # what `kubectl apply` compares a new text with
 HEARD = 15  # s: nginx serves 5 s until all have heard that its pod ends, and a container takes some to be ended
 POLL = 1.0  # s between two looks at the cluster
-PATIENCE = 30  # s that the API server may be away: it is updated, or moves to another machine
 # What kubectl says of an API server that is away for a moment; all else is a refusal.
 PASSING = re.compile(
-    r"Unable to connect|connection to the server \S+ was refused|connection refused|connection lost|reset by peer"
-    r"|[Tt]imed? ?out\b|handshake|\bEOF\b|etcdserver|ServiceUnavailable|TooManyRequests"
+    r"Unable to connect(?!.*(?:x509|no such host|credentials))|connection to the server \S+ was refused"
+    r"|connection refused|connection lost|reset by peer|[Tt]imed? ?out\b(?! waiting)|handshake|\bEOF\b"
+    r"|etcdserver: (?!request is too large)|ServiceUnavailable|TooManyRequests"
 )
 # What a container waits for in vain. The other reasons pass.
 HOPELESS = {
@@ -52,10 +52,6 @@ NO_EFFECT = (
 )
 
 
-class SilenceError(CommandError):
-    """The cluster does not say what it does."""
-
-
 @dataclass(frozen=True)
 class Cluster:
     """Where everything goes. Each call names it: another choice of context meanwhile does not move the rollout."""
@@ -68,19 +64,11 @@ class Cluster:
         return _kubectl(*arguments, *self._where, text=text, check=check)
 
     def change(self, *arguments: str, text: str | None = None) -> None:
-        """Run kubectl for a change that may be made twice, again for `PATIENCE` where the API server is away.
+        """Run kubectl for a change that may be made twice, again where the API server is away for a moment.
 
-        CommandError with its last line where the change is refused, or cannot be made.
+        CommandError with its last line where the change is refused; SilenceError where nobody answers.
         """
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                self.kubectl(*arguments, text=text)
-                return
-            except CommandError as failure:
-                if not PASSING.search(failure.lines[-1]) or time.monotonic() >= deadline:
-                    raise
-            time.sleep(POLL)
+        patiently(lambda: self.kubectl(*arguments, text=text), PASSING.search, POLL)
 
     @property
     def _where(self) -> tuple[str, str]:
@@ -119,17 +107,9 @@ class Cluster:
         return [pod for pod in self.select("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
 
     def _read(self, *arguments: str) -> str:
-        """Return what `kubectl get` tells, asked until it answers; SilenceError where it does not for `PATIENCE`."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.kubectl("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
-            except CommandError as failure:
-                if "(Forbidden)" in failure.lines[-1]:
-                    raise
-                if time.monotonic() >= deadline:
-                    raise SilenceError(*failure.lines) from failure
-            time.sleep(POLL)
+        """Return what `kubectl get` tells, asked until it answers; SilenceError where it does not."""
+        command = ("get", *arguments, "--output=json", f"--request-timeout={PATIENCE}s")
+        return patiently(lambda: self.kubectl(*command), lambda reason: "(Forbidden)" not in reason, POLL)
 
 
 def apply(environment: Environment) -> None:
@@ -145,14 +125,14 @@ def apply(environment: Environment) -> None:
         raise CommandError(*silence.lines, f"PRE_DEPLOY goes on by itself: kubectl logs {JOB}") from silence
     before = cluster.get(DEPLOYMENT)  # no sooner, as an autoscaler may change the number meanwhile
     serving = _serving(cluster)
-    cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
-    # The same pods would go on to wait for their image, and be late from the first look.
-    if before and not serving:
-        cluster.change("rollout", "restart", DEPLOYMENT)
     try:
+        cluster.apply(render(environment, replicas=before["spec"]["replicas"] if before else None))
+        # The same pods would go on to wait for their image, and be late from the first look.
+        if before and not serving:
+            cluster.change("rollout", "restart", DEPLOYMENT)
         fault = _await_rollout(cluster)
     except SilenceError as silence:
-        outcome = "the rollout goes on by itself, what served goes on until it is done"
+        outcome = "a rollout that has begun goes on by itself, what served goes on until it is done"
         raise CommandError(*silence.lines, f"{outcome}: kubectl rollout status {DEPLOYMENT}") from silence
     if fault:
         raise CommandError(fault, *_go_back(cluster, before, serving))
@@ -349,22 +329,22 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
         return
     say(f"running {masked('PRE_DEPLOY', command)}")
     longest = int(environment.value("START_TIMEOUT")) + IMAGE_MARGIN
-    # With its pods, which would be taken for those of the new job. One on a lost node does not end.
-    cluster.change("delete", JOB, "--ignore-not-found", "--cascade=foreground", "--wait", f"--timeout={longest}s")
+    _remove_job(cluster, longest)
     kinds = ("ConfigMap", "Secret", "Job")  # under names of their own, so what runs does not see them
     cluster.change("apply", "--filename=-", text="---\n".join(text for kind, text in documents if kind in kinds))
     deadline = time.monotonic() + longest
+    begun = False
     while not (status := cluster.require(JOB)["status"]).get("succeeded"):
         pods = cluster.pods("job-name=pre-deploy")
-        waits = all(pod["status"]["phase"] == "Pending" for pod in pods)
+        begun = begun or any(pod["status"]["phase"] != "Pending" for pod in pods)
         fault = next((line for pod in pods for line in faults(pod)), None)
         if status.get("failed"):
             fault = fault or "its output is above"
-        elif not fault and waits and time.monotonic() > deadline:
+        elif not fault and not begun and time.monotonic() > deadline:
             fault = f"it has not begun after {longest} s: {obstacle(pods) or f'kubectl describe {JOB} says why'}"
         if fault:
             output = cluster.kubectl("logs", JOB, check=False).strip().splitlines()
-            if waits:  # it would begin later, when nobody expects it
+            if not begun:  # it would begin later, when nobody expects it
                 cluster.change("delete", JOB, "--ignore-not-found", "--wait=false")
             raise CommandError(
                 *output[-20:],
@@ -372,6 +352,19 @@ def _prepare(cluster: Cluster, environment: Environment, documents: Sequence[tup
                 "nothing has changed: what served goes on",
             )
         time.sleep(POLL)
+
+
+def _remove_job(cluster: Cluster, seconds: int) -> None:
+    """Remove the job of before with its pods, which would be taken for the new one's; CommandError after `seconds`."""
+    try:
+        cluster.change("delete", JOB, "--ignore-not-found", "--cascade=foreground", "--wait", f"--timeout={seconds}s")
+    except CommandError as failure:
+        if isinstance(failure, SilenceError) or "timed out waiting" not in failure.lines[-1]:
+            raise
+        raise CommandError(  # on a node that is lost a pod does not end
+            f"{JOB} of before has not ended after {seconds} s: kubectl describe pods -l job-name=pre-deploy says why",
+            "nothing has changed: what served goes on",
+        ) from None
 
 
 def _require_not_paused(deployment: dict[str, Any] | None) -> None:
@@ -468,7 +461,11 @@ def _go_back(cluster: Cluster, before: dict[str, Any] | None, serving: dict[str,
             yield "the pods are of the same version and settings as before: there is nothing to undo"
             return
         # By number, as the one before this may have failed, too.
-        cluster.change("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
+        try:
+            cluster.change("rollout", "undo", DEPLOYMENT, f"--to-revision={_revision(now)}")
+        except CommandError as failure:  # undone, it has another number: the answer to the first attempt was lost
+            if "unable to find specified revision" not in failure.lines[-1]:
+                raise
         if _revision(before) == _revision(serving) and (text := before["metadata"]["annotations"].get(APPLIED)):
             # Else the next apply would compare with what has failed, and keep what was only in this version.
             cluster.change("annotate", "--overwrite", DEPLOYMENT, f"{APPLIED}={text}")

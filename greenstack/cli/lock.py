@@ -2,7 +2,7 @@
 
 import contextlib
 import fcntl
-import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +26,6 @@ def alone(path: Path, complaint: str) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Replace the file `path` in one step, and make its folder: who reads meanwhile gets the old text or the new."""
     path.parent.mkdir(exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new = path.with_name(f"{path.name}.{threading.get_native_id()}.new")
     new.write_text(text)
     new.replace(path)

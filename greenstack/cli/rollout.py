@@ -140,7 +140,7 @@ def _renew(replicas: Replicas, name: str) -> None:
         return bool(now - before) and not now & before
 
     # New ones that cannot start live for half a second, and must be seen meanwhile.
-    if not wait_until(renewed, deadline):
+    if not wait_until(renewed, deadline, POLL / 2):
         raise CommandError(*replicas.log(name), f"{name} still has old workers after {deadline:g} s: its log is above")
 
 

@@ -15,24 +15,21 @@ from greenstack.cli.docker import Compose
 from greenstack.cli.environment import Environment
 from greenstack.cli.masking import masked
 from greenstack.cli.stack_file import IMAGES, StackFile
-from greenstack.cli.wait import IMAGE_MARGIN, wait_until
+from greenstack.cli.wait import IMAGE_MARGIN, SilenceError, patiently, wait_until
 from greenstack.server.settings import parse_duration
 
 ENDED = ("rollback_completed", "rollback_paused", "paused")  # an update that failed
 POLL = 1.0  # s; each look runs four docker commands
-PATIENCE = 30  # s that a manager may give no answer: a leader is being elected, or a connection breaks
 STOP_GRACE_PERIOD = 10_000_000_000  # ns; Swarm's own for a service that names none
 # Tasks of a new service that fail, or of a job that are rejected, before it is given up: a network that a node does not
 # know yet makes one fail, too.
 FAILURES = 3
 # What a task is before its program runs.
 WAITING = ("New", "Allocated", "Pending", "Assigned", "Accepted", "Preparing", "Ready", "Starting")
+# What managers say while they agree on who leads.
+LEADERLESS = re.compile(r"does not have a leader|code = (Unavailable|DeadlineExceeded)|[Dd]eadline exceeded")
 UNCHANGED = "the app and nginx are not changed"
 STACK = "com.docker.stack.namespace"  # the label of what `docker stack deploy` makes
-
-
-class SilenceError(CommandError):
-    """The Swarm does not say what it does."""
 
 
 def derived(environment: Environment) -> StackFile:
@@ -123,7 +120,8 @@ def _apply(file: StackFile, names: Iterable[str]) -> None:
     """Deploy these services, and leave the others as they are."""
     content = {**file.content, "services": {name: file.content["services"][name] for name in names}}
     options = ("--detach=true", "--with-registry-auth", "--compose-file", "-")
-    docker.output("stack", "deploy", *options, file.name, stdin=json.dumps(content))
+    text = json.dumps(content)
+    patiently(lambda: docker.output("stack", "deploy", *options, file.name, stdin=text), LEADERLESS.search, POLL)
 
 
 def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> None:
@@ -144,7 +142,8 @@ def _prepare(stack: "Stack", file: StackFile, command: str, seconds: float) -> N
         if not _is(task, "Rejected"):  # else the program has not been run
             break
     if _failed(task):
-        raise CommandError(f"{said}: {_error(task)}: its output is above", UNCHANGED)
+        output = "" if _is(task, "Rejected") else ": its output is above"
+        raise CommandError(f"{said}: {_error(task)}{output}", UNCHANGED)
 
 
 def _run_once(stack: "Stack", name: str, job: StackFile, said: str, seconds: float) -> dict[str, Any]:
@@ -167,11 +166,11 @@ def _run_once(stack: "Stack", name: str, job: StackFile, said: str, seconds: flo
         raise CommandError(*silence.lines, outcome) from silence
     finally:
         if not silent:  # else it may be half-way
-            docker.output("service", "rm", name)
+            patiently(lambda: docker.output("service", "rm", name), LEADERLESS.search, POLL)
 
 
 def _nodes() -> int:
-    """Return how many nodes take tasks, at least 1; CommandError where the engine is no manager of a Swarm."""
+    """Return how many nodes take tasks; CommandError where none does, or the engine is no manager of a Swarm."""
     if docker.output("info", "--format", "{{.Swarm.ControlAvailable}}").strip() != "true":
         raise CommandError(
             "this engine is no manager of a Swarm: docker swarm init makes it one, DOCKER_HOST=ssh://… names one",
@@ -179,19 +178,16 @@ def _nodes() -> int:
         )
     lines = _ask("node", "ls", "--format", "{{.Status}} {{.Availability}}").splitlines()
     # A new leader calls a node `Unknown` until it has heard from it.
-    return max(1, sum(line.endswith(" Active") and not line.startswith("Down ") for line in lines))
+    if not (count := sum(line.endswith(" Active") and not line.startswith("Down ") for line in lines)):
+        raise CommandError(
+            "no node of the Swarm takes tasks: docker node update --availability active NODE", status=REFUSED
+        )
+    return count
 
 
 def _ask(*arguments: str) -> str:
-    """Return what a look of `docker` prints, asked until it answers; SilenceError where it does not for `PATIENCE`."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return docker.output(*arguments)
-        except CommandError as failure:
-            if time.monotonic() >= deadline:
-                raise SilenceError(*failure.lines) from failure
-        time.sleep(POLL)
+    """Return what a look of `docker` prints, asked until it answers; SilenceError where it does not."""
+    return patiently(lambda: docker.output(*arguments), lambda reason: "no such" not in reason.lower(), POLL)
 
 
 def _get(variable: str, image: str, nodes: int, service: str) -> None:

@@ -171,7 +171,7 @@ class OwnStacks(Target):
             try:
                 self.pause(workers)
             except CommandError as failure:
-                broken[workers] = failure
+                broken[workers] = NotReadyError(*failure.lines)
         return broken
 
 

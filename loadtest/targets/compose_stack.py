@@ -97,7 +97,10 @@ class ComposeStack(OwnStacks):
 
     def resume(self, workers: int) -> None:
         """Wake its containers."""
-        docker.output("unpause", *self.ids[workers].values())
+        try:
+            docker.output("unpause", *self.ids[workers].values())
+        except CommandError as failure:
+            raise NotReadyError(*failure.lines) from None
         wait(f"{self.urls[workers]}/", READY_DEADLINE)
 
     def pause(self, workers: int) -> None:

@@ -6,7 +6,6 @@ run on one node, as two nodes may differ. None can be frozen: those that are not
 
 import contextlib
 import copy
-import itertools
 import json
 import re
 import secrets
@@ -110,19 +109,11 @@ class KubernetesPods(OwnStacks):
             self._create_one(json.dumps(each))
 
     def _create_one(self, text: str) -> None:
-        """Create it, tried until the API server answers: it may be away for a moment."""
-        deadline = time.monotonic() + kubernetes.PATIENCE
-        for attempt in itertools.count():
-            try:
-                self.cluster.kubectl("create", "--filename=-", text=text)
-            except CommandError as failure:
-                if attempt and "(AlreadyExists)" in failure.lines[-1]:
-                    return  # the attempt before had arrived, and its answer was lost
-                if time.monotonic() >= deadline or not kubernetes.PASSING.search(failure.lines[-1]):
-                    raise
-                time.sleep(POLL)
-            else:
-                return
+        try:
+            self.cluster.change("create", "--filename=-", text=text)
+        except CommandError as failure:  # no other has such a name: the answer to the first attempt was lost
+            if "(AlreadyExists)" not in failure.lines[-1]:
+                raise
 
     def _settings(self) -> Iterator[dict[str, Any]]:
         """Yield what the copies have beyond the deployment's settings: those of the profile; and the scenario."""

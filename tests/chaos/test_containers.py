@@ -113,7 +113,7 @@ def test_websockets_of_an_nginx_that_leaves_are_told(start: Start, command: tupl
         done.result()
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 1012
-    assert time.monotonic() - told < 55, "nothing waits for it, GRACEFUL_TIMEOUT at the longest"
+    assert time.monotonic() - told < 55, "it ended before GRACEFUL_TIMEOUT"
 
 
 @pytest.mark.slow

@@ -117,8 +117,8 @@ def test_a_worker_that_blocks_is_replaced(running: Running, pick: Pick, verdict:
         assert blocked.result().status == 502
         while_blocked = [latency for when, _, latency in load.result.answered if start < when < ended]
         assert len(while_blocked) > 200 * (ended - start) * pick(0.2, 0.8)
-        # In a short run a worker that catches up after a standstill is late for half of it.
-        assert sum(latency < 0.5 for latency in while_blocked) > pick(0.1, 0.98) * len(while_blocked)
+        served, share = pick((3, 0.5), (0.5, 0.98))  # s; who waits for the blocked worker waits for all of `timeout`
+        assert sum(latency < served for latency in while_blocked) > share * len(while_blocked)
 
         def in_flight(failure: Failure) -> bool:
             seen = pick(0.5, 0.02)  # s; until nginx has seen that the connections it holds are closed

@@ -1,6 +1,5 @@
 """What one, two and four pods cost at the same load: CPU a request, CPU while idle, memory."""
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ import pytest
 
 pytest.importorskip("hdrh")  # of requirements/loadtest.txt; importing locust itself would patch this process
 
+from loadtest.targets import parsed
 from loadtest.targets.kubernetes_pods import CLOCKS, PROBE, container_seconds
 from loadtest.targets.worker_probe import Snapshot
 from tests.chaos.conftest import AddFigure, Pick
@@ -56,9 +56,7 @@ def _each(cluster: Cluster, container: str, *command: str, text: str | None = No
 
 
 def _apps(cluster: Cluster) -> list[Snapshot]:
-    return [
-        Snapshot(**json.loads(text.partition("\n")[0])) for text in _each(cluster, "app", "python3", "-", text=PROBE)
-    ]
+    return [parsed(text.partition("\n")[0]) for text in _each(cluster, "app", "python3", "-", text=PROBE)]
 
 
 def _seconds(cluster: Cluster) -> float:

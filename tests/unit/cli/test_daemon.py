@@ -50,8 +50,9 @@ def test_what_ends_meanwhile_has_no_title(run: Path, monkeypatch: pytest.MonkeyP
     process = start("app-1", SLEEP)
     with subprocess.Popen(["sleep", "0"]) as child:
         ended = psutil.Process(child.pid)
-    monkeypatch.setattr(Daemon, "members", lambda _: [ended, psutil.Process(process.pid)])
-    assert process.titles() == {process.pid: " ".join(SLEEP)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Daemon, "members", lambda _: [ended, psutil.Process(process.pid)])
+        assert process.titles() == {process.pid: " ".join(SLEEP)}
     assert Daemon("app-2", ended.pid, 0.0).environ() == {}
 
 

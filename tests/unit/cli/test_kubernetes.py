@@ -4,14 +4,14 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from greenstack.cli import kubernetes
+from greenstack.cli import kubernetes, wait
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment, resolve
 from greenstack.cli.kubernetes import Cluster
@@ -298,7 +298,7 @@ def test_a_cluster_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch
 
 def test_a_rollout_out_of_sight_goes_on(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
-    monkeypatch.setattr(kubernetes, "PATIENCE", 0)
+    monkeypatch.setattr(wait, "PATIENCE", 0)
     monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
     apply = Cluster.apply
 
@@ -367,6 +367,12 @@ def test_an_undo_that_fails_hides_no_reason(monkeypatch: pytest.MonkeyPatch) -> 
     assert lines[1].endswith("what served goes on: kubectl rollout undo deployment/greenstack --to-revision=11")
 
 
+def test_an_undo_whose_answer_was_lost_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="rollout")
+    kubectl.reason = "error: unable to find specified revision 11 in history"
+    assert undone(kubectl, 11, [revision(11, available=2)]) == ["the rollout is undone: what served goes on"]
+
+
 REFUSED = "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host or port?"
 
 
@@ -413,6 +419,11 @@ PASSING = [
     'Post "https://a/api/v1": unexpected EOF',
 ]
 FINAL = [
+    "Unable to connect to the server: tls: failed to verify certificate: x509: certificate signed by unknown authority",
+    "Unable to connect to the server: dial tcp: lookup a.example on 10.0.0.1:53: no such host",
+    "Unable to connect to the server: getting credentials: exec: executable aws not found",
+    "Error from server: etcdserver: request is too large",
+    "error: timed out waiting for the condition on jobs/pre-deploy",
     'error: error validating "STDIN": error validating data: unknown field "spec.timeoutSeconds"',
     'admission webhook "images.example" denied the request: image refused',
     'Error from server (Forbidden): deployments.apps "greenstack" is forbidden',
@@ -461,6 +472,29 @@ def test_a_job_that_no_node_takes_is_given_up(overlay: Path, monkeypatch: pytest
     with pytest.raises(CommandError, match=said):
         kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
     assert kubectl.asked[-1] == "delete job/pre-deploy --ignore-not-found --wait=false", "it must not run later"
+
+
+def test_a_job_that_moves_to_another_node_has_begun(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    began = {"items": [{"metadata": {"name": "a"}, "status": {"phase": "Running"}}]}
+    looks: Iterator[dict[str, Any]] = iter(
+        [{"get pods": began}, {"get pods": WAITING}, {"get job": {"status": {"succeeded": 1}}}]
+    )
+    kubectl.answers = {"get job": {"status": {}}, "get pods": began}
+    monkeypatch.setattr(time, "sleep", lambda _: kubectl.answers.update(next(looks)))
+    monkeypatch.setattr(kubernetes, "IMAGE_MARGIN", -1)
+    monkeypatch.setattr(kubernetes, "_await_rollout", lambda _: None)
+    monkeypatch.setattr(kubernetes, "_serving", lambda _: None)
+    kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
+
+
+def test_a_job_of_before_that_does_not_end_is_told(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, refused="delete")
+    kubectl.reason = "error: timed out waiting for the condition on jobs/pre-deploy"
+    with pytest.raises(CommandError) as failure:
+        kubernetes.apply(profile(overlay, PRE_DEPLOY="alembic upgrade head", START_TIMEOUT="1"))
+    assert failure.value.lines[0].startswith("job/pre-deploy of before has not ended after 61 s: kubectl describe pods")
+    assert failure.value.lines[1] == "nothing has changed: what served goes on"
 
 
 def test_the_pods_of_the_job_before_are_not_this_ones(overlay: Path, monkeypatch: pytest.MonkeyPatch) -> None:

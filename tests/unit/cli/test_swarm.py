@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from greenstack.cli import docker, swarm
+from greenstack.cli import docker, swarm, wait
 from greenstack.cli.console import CommandError
 from greenstack.cli.environment import Environment
 from greenstack.cli.stack_file import StackFile
@@ -54,12 +54,17 @@ def test_an_engine_outside_a_swarm_is_refused(monkeypatch: pytest.MonkeyPatch) -
     [
         (["Ready Active", "Ready Active", "Ready Drain"], 2),
         (["Unknown Active", "Unknown Active", "Down Active"], 2),
-        (["Ready Drain", "Ready Pause"], 1),
     ],
 )
 def test_nodes_of_a_new_leader_are_counted(monkeypatch: pytest.MonkeyPatch, listed: list[str], count: int) -> None:
     monkeypatch.setattr(docker, "output", lambda *asked: "true" if asked[0] == "info" else "\n".join(listed))
     assert swarm._nodes() == count
+
+
+def test_a_swarm_without_a_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "output", lambda *asked: "true" if asked[0] == "info" else "Ready Drain\nDown Active")
+    with pytest.raises(CommandError, match="no node of the Swarm takes tasks"):
+        swarm._nodes()
 
 
 @pytest.mark.parametrize(("nodes", "here"), [(1, False), (3, True)])
@@ -140,8 +145,8 @@ def test_a_job_that_was_left_behind_is_not_this_one(monkeypatch: pytest.MonkeyPa
     ("states", "fault"),
     [
         (["Rejected", "Complete"], None),
-        (["Rejected"] * swarm.FAILURES, "network not found"),
-        (["Rejected", "Failed"], "network not found"),
+        (["Rejected"] * swarm.FAILURES, "network not found\n"),
+        (["Rejected", "Failed"], "network not found: its output is above\n"),
     ],
 )
 def test_a_job_that_is_rejected_runs_again(
@@ -251,7 +256,7 @@ def test_a_manager_that_is_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch
 
 def test_a_job_out_of_sight_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Silent(monkeypatch, "service ps")
-    monkeypatch.setattr(swarm, "PATIENCE", 0)
+    monkeypatch.setattr(wait, "PATIENCE", 0)
     monkeypatch.setattr(Stack, "services", lambda _: {} if "stack deploy" not in engine.asked else {"shop_prepare": {}})
     with pytest.raises(CommandError) as failure:
         swarm._prepare(Stack("shop"), FILE, "true", 1)
@@ -269,7 +274,7 @@ def test_a_task_that_goes_meanwhile_is_outdated(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("silent", ["shop_app", "shop_nginx"])
 def test_an_update_out_of_sight_goes_on(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
-    Engine(monkeypatch, failing=silent, error=swarm.SilenceError)
+    Engine(monkeypatch, failing=silent, error=wait.SilenceError)
     monkeypatch.setattr(swarm, "derived", lambda _: FILE)
     monkeypatch.setattr(docker, "require", lambda: None)
     for name in ("_nodes", "_get", "_try_out"):

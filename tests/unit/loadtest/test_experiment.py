@@ -39,4 +39,5 @@ def test_a_stack_that_has_ended_leaves_the_others(tmp_path):
         "it did not answer",
         "container x is not running",
     ]
+    assert {run.findings[0].blame for run in results.runs} == {"target"}, "and not the generator"
     assert target.resumed == [2, 3], "what has ended is not asked again"

@@ -176,7 +176,7 @@ def test_what_the_api_server_did_not_answer_is_created_again(monkeypatch):
 
 
 def test_what_the_api_server_refuses_is_refused_at_once(monkeypatch):
-    for said in ('(AlreadyExists): pods "x" already exists', "(Forbidden): exceeded quota", '(Invalid): Pod "x"'):
+    for said in ("(Forbidden): exceeded quota", '(Invalid): Pod "x"'):
         answers = [CommandError(f"kubectl create: Error from server {said}")]
         with pytest.raises(CommandError, match="Error from server"):
             target(monkeypatch, lambda *_, left=answers, **__: answered(left.pop()))._create({"kind": "Pod"})

@@ -181,7 +181,7 @@ class Stack:
     def signal(self, number: int) -> None:
         """Send a signal to all their processes."""
         for process in self.processes():
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:  # else the id may be somebody else's by now
                 os.killpg(process.pid, number)
 
     def close(self) -> None:
@@ -194,9 +194,9 @@ class Stack:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """End a process and everything below it: first politely, so that its socket is removed."""
-    family = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
+    if process.poll() is not None:
+        return  # its id may be somebody else's by now
+    family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_DEADLINE)

@@ -1,8 +1,10 @@
 """The tools of these tests, tested: a generator that blames the wrong side, or nobody, proves nothing."""
 
 import asyncio
+import os
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +17,7 @@ from typing_extensions import Buffer
 from tests.chaos.fault_proxy import Fault, FaultProxy
 from tests.chaos.load import Load, Result, post_problems
 from tests.support.http import Connection, LostError, Request, ask
+from tests.support.processes import Process
 from tests.support.wait import DEADLINE, until
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[bool]]
@@ -219,3 +222,14 @@ def test_the_fault_proxy_spoils_as_told(fault: Fault, tmp_path: Path) -> None:
 def test_until_says_what_did_not_happen() -> None:
     with pytest.raises(AssertionError, match="the moon turned green"):
         until(lambda: False, "the moon turned green", deadline=0.1)
+
+
+def test_a_process_that_has_ended_kills_nobody(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        process = Process(["true"], {"PATH": os.environ["PATH"]}, tmp_path / "log")
+        process.ended()
+        process.pid = stranger.pid  # as when the kernel has given the id to somebody else
+        process.kill()
+        assert process.children() == []
+        assert stranger.poll() is None
+        stranger.kill()

@@ -78,6 +78,8 @@ class Process:
     def children(self) -> list[int]:
         """Return the pids of its living child processes, oldest first."""
         with contextlib.suppress(psutil.NoSuchProcess):
+            if not self.running():
+                return []
             # Their ids begin anew at some time.
             children = sorted(psutil.Process(self.pid).children(), key=lambda child: (child.create_time(), child.pid))
             return [child.pid for child in children if alive(child.pid)]
@@ -100,8 +102,9 @@ class Process:
         """End it and all its descendants at once, whatever state they are in."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            # The parent first: it would replace a child that is killed.
-            family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+            if self.running():  # else its id may be somebody else's by now, who must not be killed
+                # The parent first: it would replace a child that is killed.
+                family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -64,15 +64,14 @@ def test_up_changes_settings_without_loss(stack: Stack, pick: Pick, verdict: Ver
     nginx = stack.ids("nginx")
     with Load(stack.address) as load:
         for number in range(times):
-            stack.command("up", MAX_WORKERS="1", PROBE_VERSION=f"up{number}")
+            stack.command("up", MAX_REQUESTS="1000000", PROBE_VERSION=f"up{number}")
             assert stack.journal("startup")[-1]["version"] == f"up{number}"
         replica = stack.ids("app")
-        stack.command("up", MAX_WORKERS="1", PROBE_VERSION=f"up{number}")
+        stack.command("up", MAX_REQUESTS="1000000", PROBE_VERSION=f"up{number}")
         assert stack.ids("app") == replica, "nothing has changed"
         load.wait_for(requests)
     assert stack.ids("nginx") == nginx
     verdict(f"make up with other settings, {times} times", stack, load.result)
-    stack.command("up")  # two workers, as before
 
 
 @pytest.mark.slow

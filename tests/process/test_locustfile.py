@@ -23,6 +23,7 @@ from tests.support.wait import until
 
 RATE = 200  # requests/s
 LENGTH = 6  # s
+SCATTER = 0.4  # of RATE, in seconds in which the machine stands still; half of the rate, or twice, is a fault
 
 
 class App:
@@ -99,7 +100,7 @@ def test_open_loop_arrivals_are_random(tmp_path: Path) -> None:
         load = measured(app, RATE, LENGTH)
         # 1 for arrivals at random, which follow Poisson; regular ones have 0. A busy machine makes it no smaller.
         assert dispersion(app.arrivals) > 0.5
-    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=0.2)
+    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=SCATTER)
     assert load.generator.sent == pytest.approx(load.answered, rel=0.2)
     assert not load.failed
     assert not load.generator.dropped
@@ -143,7 +144,7 @@ def test_several_generators_share_the_load(tmp_path: Path) -> None:
         stream.wait_for(lambda done: len(done) > LENGTH, BOOT_DEADLINE)
         load = records.measured(stream.records, stream.seconds[1], stream.seconds[-1])
     assert load.generator.count == 2
-    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=0.2)
+    assert statistics.median(load.per_second) == pytest.approx(RATE, rel=SCATTER)
     assert not load.failed
 
 

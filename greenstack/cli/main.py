@@ -69,7 +69,6 @@ def down(profile: Profile = "") -> None:
     chosen = _current(profile)
     if local.running():
         local.down(chosen)
-        environment.forget()
     if not docker.why_none():
         containers.down(chosen)
     environment.forget()

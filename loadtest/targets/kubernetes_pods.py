@@ -106,14 +106,11 @@ class KubernetesPods(OwnStacks):
 
     def _create(self, *objects: Mapping[str, Any]) -> None:
         for each in objects:
-            self._create_one(json.dumps(each))
-
-    def _create_one(self, text: str) -> None:
-        try:
-            self.cluster.change("create", "--filename=-", text=text)
-        except CommandError as failure:  # no other has such a name: the answer to the first attempt was lost
-            if "(AlreadyExists)" not in failure.lines[-1]:
-                raise
+            try:
+                self.cluster.change("create", "--filename=-", text=json.dumps(each))
+            except CommandError as failure:  # no other has such a name: the answer to the first attempt was lost
+                if "(AlreadyExists)" not in failure.lines[-1]:
+                    raise
 
     def _settings(self) -> Iterator[dict[str, Any]]:
         """Yield what the copies have beyond the deployment's settings: those of the profile; and the scenario."""

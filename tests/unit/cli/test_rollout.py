@@ -77,6 +77,15 @@ def test_new_replicas_serve_before_old_ones_go() -> None:
     assert replicas.names == ["new1", "new2"]
 
 
+def test_a_replica_that_is_ready_at_the_last_look_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = Fake("old1")
+    answers = iter([False, True])
+    monkeypatch.setattr(replicas, "ready", lambda _: next(answers))
+    monkeypatch.setattr(rollout, "wait_until", lambda condition, *_: bool(condition()))
+    rollout.replace(replicas)
+    assert replicas.names == ["new1"]
+
+
 @pytest.mark.parametrize(
     ("trouble", "says"),
     [
